@@ -1,0 +1,17 @@
+import torch
+from detectron2.config import LazyCall as L
+
+from dense_d2.engine import param_groups
+
+# lr and weight decay are the row's; the groups follow them.
+sgd = L(torch.optim.SGD)(
+    params=L(param_groups)(
+        lr="${..lr}",
+        weight_decay="${..weight_decay}",
+        weight_decay_norm=0.0,
+        lr_factors={},
+    ),
+    lr=0.12,
+    momentum=0.9,
+    weight_decay=1e-4,
+)

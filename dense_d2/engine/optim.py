@@ -1,0 +1,81 @@
+"""Parameter groups and learning-rate schedules, by name, for the configs."""
+
+import bisect
+from typing import Mapping, Optional
+
+import torch
+from fvcore.common.param_scheduler import ParamScheduler
+
+__all__ = ["WarmupMultiStep", "param_groups"]
+
+_NORMS = (
+    torch.nn.modules.batchnorm._BatchNorm,
+    torch.nn.modules.instancenorm._InstanceNorm,
+    torch.nn.GroupNorm,
+    torch.nn.LayerNorm,
+)
+
+
+def param_groups(
+    model,
+    *,
+    lr,
+    weight_decay,
+    weight_decay_norm: Optional[float] = None,
+    weight_decay_bias: Optional[float] = None,
+    lr_factors: Optional[Mapping[str, float]] = None,
+):
+    """Trainable parameters in as few groups as have different hyper-parameters, which is what makes a step fast.
+
+    Args:
+        lr, weight_decay: of every parameter that no rule below names.
+        weight_decay_norm: for the weights and biases of normalisation layers; None: no rule.
+        weight_decay_bias: for the other biases; None: no rule.
+        lr_factors: module name prefix (such as "backbone") -> factor on `lr`; the longest prefix counts.
+    Returns:
+        list of {"params", "lr", "weight_decay"}.
+    """
+    lr_factors = dict(lr_factors or {})
+    groups, seen = {}, set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            full_name = f"{module_name}.{name}"
+            prefixes = [prefix for prefix in lr_factors if full_name.startswith(prefix + ".")]
+            factor = lr_factors[max(prefixes, key=len)] if prefixes else 1.0
+            decay = weight_decay
+            if isinstance(module, _NORMS):
+                decay = weight_decay if weight_decay_norm is None else weight_decay_norm
+            elif name == "bias" and weight_decay_bias is not None:
+                decay = weight_decay_bias
+            groups.setdefault((lr * factor, decay), []).append(parameter)
+    unused = [prefix for prefix in lr_factors if not any(n.startswith(prefix + ".") for n, _ in model.named_parameters())]
+    if unused:
+        raise ValueError(f"lr_factors names {unused}, but no parameter of {type(model).__name__} starts with that.")
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+class WarmupMultiStep(ParamScheduler):
+    """Linear warm-up, then the learning rate times `gamma` at each milestone.
+
+    Args:
+        max_iter: length of the training, iterations.
+        milestones: iterations. Those at or after `max_iter` are never reached, which suits short trials.
+        gamma: factor on the learning rate at each milestone.
+        warmup_iters: length of the warm-up, iterations; 0: none.
+        warmup_factor: factor on the learning rate at iteration 0, from which it rises to 1.
+    """
+
+    def __init__(self, *, max_iter, milestones=(), gamma=0.1, warmup_iters=0, warmup_factor=0.001):
+        self.max_iter, self.milestones, self.gamma = max_iter, sorted(milestones), gamma
+        self.warmup_iters, self.warmup_factor = warmup_iters, warmup_factor
+
+    def __call__(self, where):
+        iteration = round(where * self.max_iter)
+        factor = self.gamma ** bisect.bisect_right(self.milestones, iteration)
+        if iteration < self.warmup_iters:
+            progress = iteration / self.warmup_iters
+            factor *= self.warmup_factor * (1 - progress) + progress
+        return factor

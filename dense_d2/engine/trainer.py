@@ -1,0 +1,299 @@
+"""DefaultTrainer for LazyConfigs, and for yacs configs with the optimizer in the checkpoint.
+
+`LazyTrainer` is a DefaultTrainer whose parts are instantiated from the sections of a LazyConfig (model, dataset, dataloader,
+optimizer, lr_multiplier, train, tta) instead of built from yacs keys. It skips DefaultTrainer's constructor, which reads those
+keys, and fills the same attributes; `tests/dense_d2/test_trainer.py` checks that the sets stay equal.
+"""
+
+import copy
+import logging
+import os
+import platform
+import weakref
+
+import torch
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, create_ddp_model, default_setup, default_writers, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import print_csv_format
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..check_data import check_before_training
+from ..checkpoint import DenseCheckpointer
+from ..config import dump_config
+from ..evaluation import FastCOCOEvaluator, evaluate, write_results
+from ..modeling.tta import MultiScaleTTA
+from ..visualize import plot_training_curve, save_comparisons
+from .hooks import evaluation_weights
+from .step import StepTrainer, amp_dtype
+
+__all__ = ["LazyTrainer", "YacsTrainer", "checkpoint_meta"]
+
+logger = logging.getLogger(__name__)
+
+
+class SavesOptimizer:
+    """Puts optimizer and grad scaler into the checkpoints of v0.6 as of upstream main, in main's layout."""
+
+    def state_dict(self):
+        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        TrainerBase.load_state_dict(self, state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
+        else:
+            logger.warning("The checkpoint holds no optimizer state: momentum starts from zero.")
+
+
+class LazyTrainer(SavesOptimizer, DefaultTrainer):
+    """Trains and evaluates what a LazyConfig describes.
+
+    Args:
+        cfg: as `dense_d2.config.load_config` returns it.
+        resume: whether this run may go on in an output directory that already holds checkpoints.
+    """
+
+    def __init__(self, cfg, resume=False):
+        super(DefaultTrainer, self).__init__()
+        _refuse_used_directory(cfg.train.output_dir, resume)
+        if cfg.train.check_data:
+            check_before_training(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        model = _distributed(model, cfg)
+        self._trainer = StepTrainer(
+            model,
+            loader,
+            optimizer,
+            amp=amp_dtype(cfg.train.amp.dtype, cfg.train.device) if cfg.train.amp.enabled else None,
+            accumulate=cfg.train.accumulate,
+            clip_grad_norm=cfg.train.clip_grad_norm,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DenseCheckpointer(
+            model,
+            cfg.train.output_dir,
+            meta=checkpoint_meta(cfg, cfg.dataset.train.name),
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.train.max_iter
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @staticmethod
+    def setup(cfg, args):
+        """Logger, seeds, output directory with config.yaml; every process calls it first."""
+        if cfg.train.seed < 0:
+            cfg.train.seed = comm.shared_random_seed() % 2**31
+        if cfg.train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        default_setup(cfg, args)
+        for package in ("dense_d2", "yolof_d2", "yolox_d2", "vfnet_d2", "asff_d2"):
+            setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name=package)
+        if cfg.train.deterministic:
+            torch.backends.cudnn.benchmark = False
+
+    def resume_or_load(self, resume=True):
+        """Goes on from the last checkpoint of the output directory, or loads `train.init_checkpoint`."""
+        train = self.cfg.train
+        self.checkpointer.resume_or_load(train.init_checkpoint, resume=resume, reinit_head=train.reinit_head)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1
+            if self.start_iter >= self.max_iter:
+                logger.warning(
+                    "The run in %s is complete (%d iterations). A larger train.max_iter continues it.",
+                    train.output_dir,
+                    self.start_iter,
+                )
+
+    def build_hooks(self):
+        """Timer, LR, the config's own hooks, checkpoint, evaluation, and last the writers, which see all the others' values."""
+        train = self.cfg.train
+        result = [hooks.IterationTimer(), hooks.LRScheduler()]
+        result += [instantiate(hook) for hook in train.hooks.values()]
+        if comm.is_main_process():
+            period, keep = train.checkpointer.period, train.checkpointer.max_to_keep
+            result.append(hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=keep))
+        result.append(hooks.EvalHook(train.eval_period, self._evaluate))
+        if comm.is_main_process():
+            result.append(hooks.PeriodicWriter(self.build_writers(), train.log_period))
+        return result
+
+    def build_writers(self):
+        return default_writers(self.cfg.train.output_dir, self.max_iter)
+
+    def train(self):
+        """Trains to `train.max_iter`; returns the last results (main process) and draws the training curve."""
+        TrainerBase.train(self, self.start_iter, self.max_iter)
+        if comm.is_main_process():
+            folder = self.cfg.train.output_dir
+            plot_training_curve(os.path.join(folder, "metrics.json"), os.path.join(folder, "training_curve.png"))
+        return getattr(self, "_last_eval_results", None)
+
+    def _evaluate(self):
+        stateful = [hook for hook in self._hooks if hasattr(hook, "applied_to")]
+        self._last_eval_results = self._test_all_weights(self.cfg, self.model, stateful, iteration=self.iter)
+        return self._last_eval_results
+
+    @classmethod
+    def build_model(cls, cfg):
+        model = instantiate(cfg.model).to(cfg.train.device)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        logger.info("%s with %.3f M parameters:\n%s", type(model).__name__, count / 1e6, model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        optimizer = copy.deepcopy(cfg.optimizer)  # the model must not end up in the config that is saved
+        optimizer.params.model = model
+        return instantiate(optimizer)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return instantiate(cfg.lr_multiplier)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return instantiate(cfg.dataloader.train)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name=None):
+        return instantiate(cfg.dataloader.test)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name=None):
+        return instantiate(cfg.dataloader.evaluator)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """Evaluates the weights that `model` holds.
+
+        Returns:
+            {"bbox": {"AP": ...}, "speed": {...}} on the main process, an empty dict on the others.
+        """
+        model = getattr(model, "module", model)
+        if cfg.tta.enabled:
+            options = {key: value for key, value in cfg.tta.items() if key != "enabled"}
+            model = MultiScaleTTA(model, image_format=cfg.dataloader.test.mapper.image_format, **options)
+        evaluator = evaluators or cls.build_evaluator(cfg)
+        dtype = amp_dtype(cfg.train.amp.dtype, cfg.train.device) if cfg.train.amp.evaluate else None
+        results = evaluate(model, cls.build_test_loader(cfg), evaluator, amp_dtype=dtype)
+        if not comm.is_main_process():
+            return {}
+        print_csv_format({"bbox": {k: v for k, v in results["bbox"].items() if not k.startswith("AP-")}})
+        return results
+
+    @classmethod
+    def evaluate_checkpoint(cls, cfg, resume=False):
+        """What `--eval-only` does: loads `train.init_checkpoint` (or, to resume, the run's last checkpoint) and tests it."""
+        if not cfg.train.init_checkpoint and not resume:
+            raise ValueError("--eval-only needs weights: train.init_checkpoint=FILE, or --resume for the run's last ones.")
+        model = cls.build_model(cfg)
+        checkpointer = DenseCheckpointer(
+            model, cfg.train.output_dir, meta=checkpoint_meta(cfg, cfg.dataset.test.name)
+        )
+        rest = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+        states = rest.get("trainer", {}).get("hooks", {})
+        stateful = [instantiate(hook) for hook in cfg.train.hooks.values()]
+        for hook in stateful:
+            if type(hook).__qualname__ in states:
+                hook.load_state_dict(states[type(hook).__qualname__])
+        return cls._test_all_weights(cfg, model, stateful, iteration=rest.get("iteration"))
+
+    @classmethod
+    def _test_all_weights(cls, cfg, model, stateful_hooks, iteration):
+        """Tests the raw weights and those that hooks keep, under different names, and writes them to results.json."""
+        results = {}
+        for suffix, weights in evaluation_weights(model, stateful_hooks):
+            if suffix:
+                logger.info("Evaluating the weights of %s", suffix.strip("_").upper())
+            with weights:
+                results.update((name + suffix, value) for name, value in cls.test(cfg, model).items())
+        if not comm.is_main_process():
+            return {}
+        folder = cfg.train.output_dir
+        write_results(
+            os.path.join(folder, "results.json"), results, dataset=cfg.dataset.test.name, iteration=iteration
+        )
+        if cfg.train.pictures:
+            save_comparisons(
+                cfg.dataset.test.name,
+                os.path.join(cfg.dataloader.evaluator.output_dir, "coco_instances_results.json"),
+                os.path.join(folder, "pictures"),
+                count=cfg.train.pictures,
+            )
+        numbers = {name: _numbers(values) for name, values in results.items()}
+        return {name: values for name, values in numbers.items() if values}
+
+
+class YacsTrainer(SavesOptimizer, DefaultTrainer):
+    """Stock DefaultTrainer for `configs/yacs`, with our checkpoint reader and evaluator."""
+
+    def __init__(self, cfg, resume=False):
+        _refuse_used_directory(cfg.OUTPUT_DIR, resume)
+        super().__init__(cfg)
+        self.checkpointer = DenseCheckpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        for hook in self._hooks:
+            if isinstance(hook, hooks.PeriodicCheckpointer):
+                hook.checkpointer = self.checkpointer
+
+    @staticmethod
+    def setup(cfg, args):
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dense_d2")
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return FastCOCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+    @classmethod
+    def evaluate_checkpoint(cls, cfg, resume=False):
+        model = cls.build_model(cfg)
+        DenseCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        return cls.test(cfg, model)
+
+
+def checkpoint_meta(cfg, dataset_name):
+    """What a checkpoint says of itself: class names, category ids, config and versions, as plain values."""
+    import detectron2
+    import torchvision
+
+    metadata = MetadataCatalog.get(dataset_name)
+    ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
+    return {
+        "format": 1,
+        "class_names": list(getattr(metadata, "thing_classes", [])),
+        "category_ids": sorted(ids, key=ids.get),
+        "config": dump_config(cfg),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+            "detectron2": detectron2.__version__,
+        },
+    }
+
+
+def _distributed(model, cfg):
+    options = dict(cfg.train.ddp)
+    if torch.device(cfg.train.device).type == "cpu":
+        options["device_ids"] = None
+    return create_ddp_model(model, **options)
+
+
+def _refuse_used_directory(output_dir, resume):
+    if not resume and os.path.exists(os.path.join(output_dir, "last_checkpoint")):
+        raise FileExistsError(
+            f"{output_dir} holds the checkpoints of an earlier run. --resume goes on with it; "
+            "train.output_dir=<another folder> starts a new one beside it."
+        )
+
+
+def _numbers(values):
+    return {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}

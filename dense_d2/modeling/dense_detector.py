@@ -1,0 +1,140 @@
+"""Base class of the one-stage detectors: input batching, inference steps that they share, and what the engine asks of a detector.
+
+Source: Detectron2's `DenseDetector`, whose forward pass (preprocess, backbone, head, train or infer, rescale) is used as it is.
+
+Shapes: N images, R anchors or points over all levels, K classes, n candidate detections.
+Boxes are XYXY in pixels of the network input.
+"""
+
+from typing import Tuple
+
+import torch
+import torch.distributed as dist
+from detectron2.layers import batched_nms
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector as _DenseDetector
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+
+from dense_d2.compat import batch_images
+
+__all__ = ["DenseDetector", "log_scalar", "mean_over_ranks", "select_candidates", "select_detections"]
+
+LOG_PERIOD = 20  # of Detectron2's writers, which look at the storage every 20 iterations
+
+
+class DenseDetector(_DenseDetector):
+    """A fully convolutional detector.
+
+    Subclasses give `forward_training(images, features, predictions, gt_instances)`, which returns the losses, and
+    `forward_inference(images, features, predictions)`, which returns one `Instances` an image. Matching, decoding and
+    losses belong into `torch.autocast(device_type=..., enabled=False)`, in float32.
+    """
+
+    class_layers: Tuple[str, ...] = ()
+    """state_dict prefixes of the layers whose shape depends on the number of classes."""
+
+    released_formats: Tuple = ()
+    """Functions that rename checkpoints released elsewhere: state_dict -> state_dict in our names, or None if not recognised."""
+
+    def __init__(
+        self,
+        *,
+        backbone,
+        head,
+        head_in_features=None,
+        num_classes,
+        pixel_mean,
+        pixel_std,
+        input_format="BGR",
+        test_score_thresh,
+        test_nms_thresh,
+        test_topk_candidates,
+        max_detections_per_image,
+    ):
+        """
+        Args:
+            backbone: Detectron2 `Backbone`.
+            head: module; takes the list of feature maps `head_in_features`, high resolution first.
+            head_in_features: names of backbone outputs; all of them by default.
+            num_classes: K.
+            pixel_mean, pixel_std: one number a channel, in the order of `input_format`.
+            input_format: channel order of `image`, "BGR" or "RGB".
+            test_score_thresh: (anchor, class) pairs with a lower score are no candidates.
+            test_nms_thresh: IoU above which the lower of two detections of a class is dropped.
+            test_topk_candidates: how many candidates go on to NMS.
+            max_detections_per_image: how many detections are kept after NMS.
+        """
+        super().__init__(
+            backbone,
+            head,
+            None if head_in_features is None else list(head_in_features),
+            pixel_mean=list(pixel_mean),
+            pixel_std=list(pixel_std),
+        )
+        self.num_classes = num_classes
+        self.input_format = input_format
+        self.test_score_thresh = test_score_thresh
+        self.test_nms_thresh = test_nms_thresh
+        self.test_topk_candidates = test_topk_candidates
+        self.max_detections_per_image = max_detections_per_image
+
+    def preprocess_image(self, batched_inputs):
+        """Normalises the images and pads them, bottom and right, with the mean colour."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        return batch_images(images, self.backbone, pad_value=0.0)
+
+
+def select_candidates(scores, score_thresh, topk):
+    """Picks the (anchor, class) pairs that are worth decoding.
+
+    Args:
+        scores: (R, K) in [0, 1].
+        score_thresh: pairs must score more.
+        topk: the most pairs to keep.
+    Returns:
+        scores (n,) in descending order, anchor_idxs (n,), class_idxs (n,).
+    """
+    num_classes = scores.shape[1]
+    scores = scores.flatten()
+    idxs = (scores > score_thresh).nonzero().squeeze(1)
+    scores, order = scores[idxs].topk(min(topk, idxs.numel()))
+    idxs = idxs[order]
+    return scores, idxs // num_classes, idxs % num_classes
+
+
+def select_detections(boxes, scores, classes, image_size, *, nms_thresh, max_detections):
+    """Class-wise NMS, then the best detections. Boxes are not clipped: `detector_postprocess` does that.
+
+    Args:
+        boxes: (n, 4).
+        scores, classes: (n,).
+        image_size: (height, width) of the network input without padding.
+    Returns:
+        Instances with `pred_boxes`, `scores` (descending) and `pred_classes`.
+    """
+    keep = batched_nms(boxes, scores, classes, nms_thresh)[:max_detections]
+    return Instances(image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep])
+
+
+def mean_over_ranks(value):
+    """Mean of a tensor over all processes. Every rank has to call it, whatever its images hold."""
+    world_size = comm.get_world_size()
+    if world_size > 1:
+        value = value.detach().clone()
+        dist.all_reduce(value)
+        value /= world_size
+    return value
+
+
+def log_scalar(name, value):
+    """Hands a number to Detectron2's event storage, if one is active, at the iterations that its writers write.
+
+    Reading a tensor makes the host wait for the device, so other iterations leave it alone.
+    """
+    try:
+        storage = get_event_storage()
+    except AssertionError:  # how both versions of Detectron2 say that there is none
+        return
+    if (storage.iter + 1) % LOG_PERIOD == 0:
+        storage.put_scalar(name, value)

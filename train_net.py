@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""Trains or evaluates any detector of this project.
+
+    python train_net.py --config-file configs/yolof/yolof_r50_c5_1x.py --num-gpus 8
+    python train_net.py --config-file configs/yolof/yolof_r50_c5_1x.py --eval-only train.init_checkpoint=FILE
+    torchrun --nproc-per-node 8 train_net.py --config-file ...        srun python train_net.py --config-file ...
+"""
+
+import sys
+
+import yolof_d2  # noqa: F401  (registration: yacs files find the detectors by name)
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
+
+from dense_d2.check_data import DataError
+from dense_d2.checkpoint import CheckpointError
+from dense_d2.config import ConfigError, load_config
+from dense_d2.engine import LazyTrainer, YacsTrainer, launch
+
+
+def main(args):
+    cfg = load_config(args.config_file, args.opts)
+    trainer_class = YacsTrainer if isinstance(cfg, CfgNode) else LazyTrainer
+    trainer_class.setup(cfg, args)
+    if args.eval_only:
+        return trainer_class.evaluate_checkpoint(cfg, resume=args.resume)
+    trainer = trainer_class(cfg, resume=args.resume)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def parse_arguments(argv=None):
+    parser = default_argument_parser(__doc__)
+    args = parser.parse_args(argv)
+    if not args.config_file:
+        parser.error("--config-file is missing; README.md lists the configs.")
+    return args
+
+
+if __name__ == "__main__":
+    try:
+        launch(main, parse_arguments())
+    except (CheckpointError, ConfigError, DataError, FileExistsError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
