@@ -1,21 +1,21 @@
 #!/usr/bin/env python
 """Trains or evaluates any detector of this project.
 
-    python train_net.py --config-file configs/yolof/yolof_r50_c5_1x.py --num-gpus 8
-    python train_net.py --config-file configs/yolof/yolof_r50_c5_1x.py --eval-only train.init_checkpoint=FILE
-    torchrun --nproc-per-node 8 train_net.py --config-file ...        srun python train_net.py --config-file ...
+python train_net.py --config-file configs/yolof/yolof_r50_c5_1x.py --num-gpus 8
+python train_net.py --config-file configs/yolof/yolof_r50_c5_1x.py --eval-only train.init_checkpoint=FILE
+torchrun --nproc-per-node 8 train_net.py --config-file ...        srun python train_net.py --config-file ...
 """
 
 import sys
 
 import yolof_d2  # noqa: F401  (registration: yacs files find the detectors by name)
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
-
-from dense_d2.check_data import DataError
+from dense_d2.datasets import DatasetError
 from dense_d2.checkpoint import CheckpointError
 from dense_d2.config import ConfigError, load_config
 from dense_d2.engine import LazyTrainer, YacsTrainer, launch
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
 
 
 def main(args):
@@ -40,5 +40,5 @@ def parse_arguments(argv=None):
 if __name__ == "__main__":
     try:
         launch(main, parse_arguments())
-    except (CheckpointError, ConfigError, DataError, FileExistsError, FileNotFoundError) as error:
+    except (CheckpointError, ConfigError, DatasetError, FileExistsError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

@@ -77,9 +77,7 @@ class DenseCheckpointer(DetectionCheckpointer):
             return {}
         local_path = self.path_manager.get_local_path(path)
         if not os.path.isfile(local_path):
-            raise FileNotFoundError(
-                f"No checkpoint {path!r}: give train.init_checkpoint a file, or leave it empty."
-            )
+            raise FileNotFoundError(f"No checkpoint {path!r}: give train.init_checkpoint a file, or leave it empty.")
         checkpoint = read_checkpoint(local_path)
         self._check_classes(checkpoint.get("meta", {}), path, reinit_head)
         self._load_weights(checkpoint, path, reinit_head)
@@ -113,9 +111,7 @@ class DenseCheckpointer(DetectionCheckpointer):
         if reinit_head:
             skipped = {key for key in target if key.startswith(tuple(self.model.class_layers))}
             if not skipped:
-                raise CheckpointError(
-                    f"train.reinit_head=true: {type(self.model).__name__} names no class_layers."
-                )
+                raise CheckpointError(f"train.reinit_head=true: {type(self.model).__name__} names no class_layers.")
         missing = sorted(key for key in expected - skipped - set(state) if not _is_bookkeeping(key))
         unexpected = sorted(key for key in set(state) - set(target) if not _is_bookkeeping(key))
         shapes = {
@@ -125,9 +121,7 @@ class DenseCheckpointer(DetectionCheckpointer):
         }
         if missing or unexpected or shapes:
             raise CheckpointError(self._mismatch_message(path, missing, unexpected, shapes))
-        kept = OrderedDict(
-            (key, value) for key, value in state.items() if key in target and key not in skipped
-        )
+        kept = OrderedDict((key, value) for key, value in state.items() if key in target and key not in skipped)
         if hasattr(state, "_metadata"):
             kept._metadata = state._metadata
         self.model.load_state_dict(kept, strict=False)
@@ -164,8 +158,7 @@ class DenseCheckpointer(DetectionCheckpointer):
             lines.append(f"  {len(unexpected)} keys of the file are not in the model: {_short(unexpected)}")
         if shapes:
             shown = [
-                f"{key} has shape {found} in the file, {wanted} in the model"
-                for key, (found, wanted) in shapes.items()
+                f"{key} has shape {found} in the file, {wanted} in the model" for key, (found, wanted) in shapes.items()
             ]
             lines.append(f"  {len(shapes)} shapes differ: {_short(shown)}")
         class_layers = tuple(getattr(self.model, "class_layers", ()))
@@ -233,9 +226,7 @@ def rename_keys(state_dict, rename):
     metadata = getattr(state_dict, "_metadata", None)
     if metadata is not None:
         # module names have no trailing part: rename a would-be parameter and cut it off again
-        moved = (
-            (rename(f"{name}.weight" if name else "weight"), version) for name, version in metadata.items()
-        )
+        moved = ((rename(f"{name}.weight" if name else "weight"), version) for name, version in metadata.items())
         renamed._metadata = OrderedDict((key.rpartition(".")[0], version) for key, version in moved if key)
     return renamed
 
@@ -284,9 +275,7 @@ def _read_arrays(path):
         return {"model": _tensors(data["model"], path)}
     blobs = data.get("blobs", data)
     arrays = {
-        key: value
-        for key, value in blobs.items()
-        if isinstance(value, np.ndarray) and not key.endswith("_momentum")
+        key: value for key, value in blobs.items() if isinstance(value, np.ndarray) and not key.endswith("_momentum")
     }
     return {"model": _tensors(arrays, path), "format": "caffe2"}
 

@@ -102,9 +102,7 @@ def batch_images(images, backbone, pad_value=0.0):
     """
     constraints = getattr(backbone, "padding_constraints", None)
     if _ACCEPTS_CONSTRAINTS and constraints:
-        return ImageList.from_tensors(
-            images, backbone.size_divisibility, pad_value, padding_constraints=constraints
-        )
+        return ImageList.from_tensors(images, backbone.size_divisibility, pad_value, padding_constraints=constraints)
     return ImageList.from_tensors(images, backbone.size_divisibility, pad_value)
 
 

@@ -177,9 +177,7 @@ def _arguments(node):
         target = locate(target)
     target = getattr(target, "__init__", target) if inspect.isclass(target) else target
     target = inspect.unwrap(target)
-    return tuple(
-        name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs")
-    )
+    return tuple(name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs"))
 
 
 def _keys(node, prefix=""):
@@ -200,8 +198,4 @@ def _suggest(key, candidates):
 
 def _sibling_files(path):
     folder = os.path.dirname(path) or "."
-    return (
-        [os.path.join(os.path.dirname(path), name) for name in os.listdir(folder)]
-        if os.path.isdir(folder)
-        else []
-    )
+    return [os.path.join(os.path.dirname(path), name) for name in os.listdir(folder)] if os.path.isdir(folder) else []

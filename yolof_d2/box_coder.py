@@ -9,18 +9,18 @@ import torch
 
 __all__ = ["CenterClampBox2BoxTransform"]
 
+MAX_LOG_SCALE = math.log(1000.0 / 16)
+
 
 class CenterClampBox2BoxTransform:
-    """Faster R-CNN's (dx, dy, dw, dh), decoded with a centre clamp. The box loss is GIoU, so nothing is ever encoded."""
+    """Faster R-CNN's (dx, dy, dw, dh), decoded with a centre clamp. The box loss is GIoU: nothing is ever encoded."""
 
-    def __init__(self, *, weights=(1.0, 1.0, 1.0, 1.0), center_clamp=32, scale_clamp=math.log(1000.0 / 16)):
+    def __init__(self, *, center_clamp=32, scale_clamp=MAX_LOG_SCALE):
         """
         Args:
-            weights: divisors of dx, dy, dw, dh.
             center_clamp: most pixels that a centre moves, in x and in y; None for no limit.
             scale_clamp: upper limit of dw and dh.
         """
-        self.weights = tuple(weights)
         self.center_clamp = center_clamp
         self.scale_clamp = scale_clamp
 
@@ -28,7 +28,7 @@ class CenterClampBox2BoxTransform:
         """Moves and scales boxes, in float32. Beyond a clamp the gradient is zero.
 
         Args:
-            deltas: (..., 4).
+            deltas: (..., 4); dx, dy in box sides, dw, dh as logarithms.
             boxes: (..., 4) XYXY with positive sides; broadcasts against `deltas`.
         Returns:
             (..., 4) XYXY.
@@ -36,11 +36,9 @@ class CenterClampBox2BoxTransform:
         deltas, boxes = deltas.float(), boxes.float()
         sizes = boxes[..., 2:] - boxes[..., :2]
         centers = boxes[..., :2] + 0.5 * sizes
-        wx, wy, ww, wh = self.weights
-        shifts = deltas[..., :2] / deltas.new_tensor((wx, wy)) * sizes
+        shifts = deltas[..., :2] * sizes
         if self.center_clamp is not None:
             shifts = shifts.clamp(-self.center_clamp, self.center_clamp)
-        log_scales = deltas[..., 2:] / deltas.new_tensor((ww, wh))
-        half_sizes = 0.5 * sizes * log_scales.clamp(max=self.scale_clamp).exp()
         centers = centers + shifts
+        half_sizes = 0.5 * sizes * deltas[..., 2:].clamp(max=self.scale_clamp).exp()
         return torch.cat([centers - half_sizes, centers + half_sizes], dim=-1)

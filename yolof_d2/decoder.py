@@ -20,8 +20,8 @@ MAX_LOGIT = math.log(1e8)
 def combine_objectness(cls_logits, object_logits, *, max_logit=MAX_LOGIT):
     """Logit of sigmoid(cls) * sigmoid(object), in float32.
 
-    The released code clamps exp(x) at 1e8, which is finite forwards but NaN backwards once exp overflows (x > 88.7). Clamping x
-    at ln(1e8) first gives the same values and gradients below that, and finite ones above.
+    The released code clamps exp(x) at 1e8, which is finite forwards but NaN backwards once exp overflows (x > 88.7).
+    Clamping x at ln(1e8) first gives the same values and gradients below that, and finite ones above.
 
     Args:
         cls_logits, object_logits: tensors that broadcast.

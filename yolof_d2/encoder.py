@@ -1,7 +1,7 @@
-"""Dilated encoder: a projector, then residual blocks of growing dilation, so that one feature map covers all object scales.
+"""Dilated encoder: a projector, then residual blocks of growing dilation, so that one map covers all object scales.
 
-Source: YOLOF, section 4.2.1 and Fig. 5. As released, convolutions keep their bias before a norm, each block ends with an
-activation *before* the addition, and the projector has none.
+Source: YOLOF, section 4.2.1 and Fig. 5. As released, convolutions keep their bias before a norm, each block ends with
+an activation *before* the addition, and the projector has none.
 
 Shapes: N images, C channels, H x W the feature map.
 """

@@ -1,7 +1,7 @@
 """Uniform matching: every ground-truth box gets the same number of anchors, whatever its size.
 
-Source: YOLOF, section 4.2.3. Paper: the k nearest anchors. Released code, which carries the published AP (37.7; anchors alone
-37.1): those and the anchors of the k nearest predicted boxes.
+Source: YOLOF, section 4.2.3. Paper: the k nearest anchors. Released code, which carries the published AP (37.7; anchors
+alone 37.1): those and the anchors of the k nearest predicted boxes.
 
 Shapes: R anchors, M ground-truth boxes, P pairs, k matches a box and source.
 """
@@ -25,8 +25,8 @@ class UniformMatcher:
     def __call__(self, anchors, pred_boxes, gt_boxes):
         """Matches the boxes of one image.
 
-        The pairs are ordered by rank r: the r-th prediction of box 0..M-1, then the r-th anchor of box 0..M-1. An anchor may
-        come twice, for one box or for several. If there are fewer than k anchors, all of them match.
+        The pairs are ordered by rank r: the r-th prediction of box 0..M-1, then the r-th anchor of box 0..M-1. An
+        anchor may come twice, for one box or for several. If there are fewer than k anchors, all of them match.
 
         Args:
             anchors: (R, 4) XYXY.

@@ -1,7 +1,7 @@
+from dense_d2.engine import param_groups
+
 import torch
 from detectron2.config import LazyCall as L
-
-from dense_d2.engine import param_groups
 
 # lr and weight decay are the row's; the groups follow them.
 sgd = L(torch.optim.SGD)(

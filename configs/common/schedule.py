@@ -1,6 +1,6 @@
-from detectron2.config import LazyCall as L
-
 from dense_d2.engine import WarmupMultiStep
+
+from detectron2.config import LazyCall as L
 
 # YOLOF's 1x at 64 images a batch: 22.5k iterations, 12.3 epochs of COCO.
 warmup_multistep = L(WarmupMultiStep)(

@@ -35,7 +35,9 @@ def launch(main, args):
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
     if args.num_machines > 1 and "127.0.0.1" in args.dist_url:
-        raise ValueError("--num-machines above 1 needs --dist-url tcp://<address of machine 0>:<free port> on all of them.")
+        raise ValueError(
+            "--num-machines above 1 needs --dist-url tcp://<address of machine 0>:<free port> on all of them."
+        )
     mp.spawn(_spawned, nprocs=args.num_gpus, args=(main, args, world_size), join=True)
 
 

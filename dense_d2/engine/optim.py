@@ -51,7 +51,9 @@ def param_groups(
             elif name == "bias" and weight_decay_bias is not None:
                 decay = weight_decay_bias
             groups.setdefault((lr * factor, decay), []).append(parameter)
-    unused = [prefix for prefix in lr_factors if not any(n.startswith(prefix + ".") for n, _ in model.named_parameters())]
+    unused = [
+        prefix for prefix in lr_factors if not any(n.startswith(prefix + ".") for n, _ in model.named_parameters())
+    ]
     if unused:
         raise ValueError(f"lr_factors names {unused}, but no parameter of {type(model).__name__} starts with that.")
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]

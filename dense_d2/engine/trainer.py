@@ -23,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 from ..check_data import check_before_training
 from ..checkpoint import DenseCheckpointer
 from ..config import dump_config
-from ..evaluation import FastCOCOEvaluator, evaluate, write_results
+from ..evaluation import FastCOCOEvaluator, evaluate, float_results, write_results
 from ..modeling.tta import MultiScaleTTA
 from ..visualize import plot_training_curve, save_comparisons
 from .hooks import evaluation_weights
@@ -105,6 +105,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         self.checkpointer.resume_or_load(train.init_checkpoint, resume=resume, reinit_head=train.reinit_head)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1
+            self.data_loader.start_iter = self.start_iter  # the batches after those already seen
             if self.start_iter >= self.max_iter:
                 logger.warning(
                     "The run in %s is complete (%d iterations). A larger train.max_iter continues it.",
@@ -193,11 +194,11 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
     def evaluate_checkpoint(cls, cfg, resume=False):
         """What `--eval-only` does: loads `train.init_checkpoint` (or, to resume, the run's last checkpoint) and tests it."""
         if not cfg.train.init_checkpoint and not resume:
-            raise ValueError("--eval-only needs weights: train.init_checkpoint=FILE, or --resume for the run's last ones.")
+            raise ValueError(
+                "--eval-only needs weights: train.init_checkpoint=FILE, or --resume for the run's last ones."
+            )
         model = cls.build_model(cfg)
-        checkpointer = DenseCheckpointer(
-            model, cfg.train.output_dir, meta=checkpoint_meta(cfg, cfg.dataset.test.name)
-        )
+        checkpointer = DenseCheckpointer(model, cfg.train.output_dir, meta=checkpoint_meta(cfg, cfg.dataset.test.name))
         rest = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
         states = rest.get("trainer", {}).get("hooks", {})
         stateful = [instantiate(hook) for hook in cfg.train.hooks.values()]
@@ -218,9 +219,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         if not comm.is_main_process():
             return {}
         folder = cfg.train.output_dir
-        write_results(
-            os.path.join(folder, "results.json"), results, dataset=cfg.dataset.test.name, iteration=iteration
-        )
+        write_results(os.path.join(folder, "results.json"), results, dataset=cfg.dataset.test.name, iteration=iteration)
         if cfg.train.pictures:
             save_comparisons(
                 cfg.dataset.test.name,
@@ -228,8 +227,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
                 os.path.join(folder, "pictures"),
                 count=cfg.train.pictures,
             )
-        numbers = {name: _numbers(values) for name, values in results.items()}
-        return {name: values for name, values in numbers.items() if values}
+        return float_results(results)
 
 
 class YacsTrainer(SavesOptimizer, DefaultTrainer):
@@ -294,6 +292,3 @@ def _refuse_used_directory(output_dir, resume):
             "train.output_dir=<another folder> starts a new one beside it."
         )
 
-
-def _numbers(values):
-    return {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}

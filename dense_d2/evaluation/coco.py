@@ -1,6 +1,6 @@
 """COCO box AP through the fastest matching library that is installed.
 
-The protocol, the log lines and the shape of the results are Detectron2's `COCOEvaluator`; only the matching is replaced.
+The protocol, the log lines and the shape of the results are Detectron2's `COCOEvaluator`'s; only the matching differs.
 All libraries give the same 12 numbers (tests/dense_d2/test_coco_evaluation.py), so the choice is about time and memory.
 Source: the COCO detection evaluation (pycocotools), Detectron2's evaluation/coco_evaluation.py.
 
@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 import numpy as np
 from detectron2.evaluation import COCOEvaluator
 
-__all__ = ["CocoNumbers", "FastCOCOEvaluator", "available_backends", "coco_numbers", "prepare_ground_truth"]
+__all__ = ["CocoNumbers", "FastCOCOEvaluator", "available_backends", "coco_numbers"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ class FastCOCOEvaluator(COCOEvaluator):
                 f"No detections at all in {len(predictions)} images: AP is 0 for every class that has boxes. "
                 "Early in training that is normal; otherwise look at the losses and at model.test_score_thresh."
             )
-        ground_truth = prepare_ground_truth(self._coco_api.dataset)
-        numbers = coco_numbers(ground_truth, detections, self._backend, img_ids)
+        numbers = coco_numbers(self._coco_api.dataset, detections, self._backend, img_ids)
         logger.info("COCO numbers for bbox:\n" + numbers.lines())
 
         names = self._metadata.get("thing_classes")
@@ -129,86 +128,70 @@ def available_backends() -> List[str]:
     return [name for name in _BACKENDS if _importable(name)]
 
 
-def prepare_ground_truth(dataset: Dict[str, Any]) -> Dict[str, Any]:
-    """Reduces a COCO file's content to what box matching needs.
-
-    Annotations are numbered anew from 1: pycocotools takes an annotation with id 0 for no match at all. A missing `area`
-    becomes the box's, a missing `iscrowd` 0.
-
-    Args:
-        dataset: the parsed file.
-    Returns:
-        dict with `images`, `categories` and `annotations`, sharing nothing with `dataset`.
-    """
-    annotations = []
-    for index, source in enumerate(dataset["annotations"], start=1):
-        box = [float(v) for v in source["bbox"]]
-        annotations.append(
-            {
-                "id": index,
-                "image_id": source["image_id"],
-                "category_id": source["category_id"],
-                "bbox": box,
-                "area": float(source.get("area", box[2] * box[3])),
-                "iscrowd": int(source.get("iscrowd", 0)),
-            }
-        )
-    return {
-        "images": [
-            {"id": x["id"], "height": x.get("height", 0), "width": x.get("width", 0)} for x in dataset["images"]
-        ],
-        "categories": [{"id": x["id"], "name": str(x.get("name", x["id"]))} for x in dataset["categories"]],
-        "annotations": annotations,
-    }
-
-
 def coco_numbers(
-    ground_truth: Dict[str, Any],
+    dataset: Dict[str, Any],
     detections: Sequence[Dict[str, Any]],
     backend: str = "auto",
-    img_ids: Optional[Sequence[int]] = None,
+    img_ids: Optional[Sequence[Any]] = None,
 ) -> CocoNumbers:
     """The 12 COCO numbers and the precision array of a set of box detections.
 
     Args:
-        ground_truth: from `prepare_ground_truth`.
+        dataset: the content of a COCO annotation file, left as it is.
         detections: dicts with `image_id`, `category_id`, `bbox` (x, y, w, h in pixels) and `score`; may be empty.
         backend: "auto" or one of `available_backends()`.
         img_ids: the images to evaluate; None for all of the file.
     """
-    known = {image["id"] for image in ground_truth["images"]}
-    unknown = sorted({d["image_id"] for d in detections} - known)
+    # The order of the images decides between equal scores, so numbering keeps it. Not every library takes strings.
+    number = {image_id: n for n, image_id in enumerate(sorted(x["id"] for x in dataset["images"]), start=1)}
+    unknown = sorted({d["image_id"] for d in detections} - number.keys())
     if unknown:
         raise ValueError(
-            f"{len(unknown)} images with detections are not in the annotation file (first: {unknown[0]}); evaluate on the "
-            "dataset that the annotations belong to"
+            f"{len(unknown)} images with detections are not in the annotation file (first: {unknown[0]}); evaluate on "
+            "the dataset that the annotations belong to"
         )
-    results = [
-        {
-            "id": index,
-            "image_id": d["image_id"],
-            "category_id": d["category_id"],
-            "bbox": d["bbox"],
-            "area": d["bbox"][2] * d["bbox"][3],
-            "iscrowd": 0,
-            "score": d["score"],
-        }
-        for index, d in enumerate(detections, start=1)
+    images = [{"id": n, "height": 0, "width": 0} for n in number.values()]
+    categories = [{"id": x["id"], "name": str(x.get("name", x["id"]))} for x in dataset["categories"]]
+    parts = [
+        {"images": images, "categories": categories, "annotations": annotations}
+        for annotations in (_number(dataset["annotations"], number), _number(detections, number, are_detections=True))
     ]
+    chosen = None if img_ids is None else sorted(number[i] for i in img_ids)
     with contextlib.redirect_stdout(io.StringIO()):  # they print their progress
-        return _BACKENDS[_pick_backend(backend)](
-            ground_truth, dict(ground_truth, annotations=results), img_ids
-        )
+        return _BACKENDS[_pick_backend(backend)](*parts, chosen)
+
+
+def _number(annotations, number, are_detections=False):
+    """Copies what matching needs. Ids start at 1, since pycocotools takes a match with id 0 for no match; a missing
+    `area` becomes the box's."""
+    copies = []
+    for source in annotations:
+        if source["image_id"] not in number:  # belongs to no image: the protocol never sees it
+            continue
+        box = [float(v) for v in source["bbox"]]
+        area = box[2] * box[3]
+        copy = {
+            "id": len(copies) + 1,
+            "image_id": number[source["image_id"]],
+            "category_id": source["category_id"],
+            "bbox": box,
+            "area": area if are_detections else float(source.get("area", area)),
+            "iscrowd": int(source.get("iscrowd", 0)),
+        }
+        if are_detections:
+            copy["score"] = source["score"]
+        copies.append(copy)
+    return copies
 
 
 def _run(module, evaluator, ground_truth, detections, img_ids) -> CocoNumbers:
     gt, dt = module.COCO(), module.COCO()
-    gt.dataset, dt.dataset = ground_truth, detections
+    gt.dataset, dt.dataset = ground_truth, detections  # no temporary file
     gt.createIndex()
     dt.createIndex()
     coco_eval = evaluator(gt, dt, iouType="bbox")
     if img_ids is not None:
-        coco_eval.params.imgIds = sorted(img_ids)
+        coco_eval.params.imgIds = img_ids
     coco_eval.evaluate()
     coco_eval.accumulate()
     coco_eval.summarize()

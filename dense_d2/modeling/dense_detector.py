@@ -1,12 +1,16 @@
-"""Base class of the one-stage detectors: input batching, inference steps that they share, and what the engine asks of a detector.
+"""Base class of the one-stage detectors: input batching, shared steps of inference, and what the engine asks for.
 
-Source: Detectron2's `DenseDetector`, whose forward pass (preprocess, backbone, head, train or infer, rescale) is used as it is.
+Source: Detectron2's `DenseDetector`, whose forward pass (preprocess, backbone, head, train or infer, rescale) is used
+as it is.
 
 Shapes: N images, R anchors or points over all levels, K classes, n candidate detections.
 Boxes are XYXY in pixels of the network input.
 """
 
 from typing import Tuple
+
+from dense_d2.compat import batch_images
+from dense_d2.modeling.frozen_norm import fold_frozen_norms
 
 import torch
 import torch.distributed as dist
@@ -15,8 +19,6 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector as _Dense
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
-
-from dense_d2.compat import batch_images
 
 __all__ = ["DenseDetector", "log_scalar", "mean_over_ranks", "select_candidates", "select_detections"]
 
@@ -28,14 +30,14 @@ class DenseDetector(_DenseDetector):
 
     Subclasses give `forward_training(images, features, predictions, gt_instances)`, which returns the losses, and
     `forward_inference(images, features, predictions)`, which returns one `Instances` an image. Matching, decoding and
-    losses belong into `torch.autocast(device_type=..., enabled=False)`, in float32.
+    losses run in float32, inside `torch.autocast(device_type=..., enabled=False)`.
     """
 
     class_layers: Tuple[str, ...] = ()
     """state_dict prefixes of the layers whose shape depends on the number of classes."""
 
     released_formats: Tuple = ()
-    """Functions that rename checkpoints released elsewhere: state_dict -> state_dict in our names, or None if not recognised."""
+    """Functions state_dict -> the same tensors under our names, or None if the names are not those of their format."""
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class DenseDetector(_DenseDetector):
         test_nms_thresh,
         test_topk_candidates,
         max_detections_per_image,
+        channels_last=True,
     ):
         """
         Args:
@@ -64,9 +67,10 @@ class DenseDetector(_DenseDetector):
             test_nms_thresh: IoU above which the lower of two detections of a class is dropped.
             test_topk_candidates: how many candidates go on to NMS.
             max_detections_per_image: how many detections are kept after NMS.
+            channels_last: memory format of the batch, and so of all feature maps; changes speed only.
         """
         super().__init__(
-            backbone,
+            fold_frozen_norms(backbone),
             head,
             None if head_in_features is None else list(head_in_features),
             pixel_mean=list(pixel_mean),
@@ -78,11 +82,14 @@ class DenseDetector(_DenseDetector):
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_candidates = test_topk_candidates
         self.max_detections_per_image = max_detections_per_image
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def preprocess_image(self, batched_inputs):
         """Normalises the images and pads them, bottom and right, with the mean colour."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        return batch_images(images, self.backbone, pad_value=0.0)
+        images = batch_images(images, self.backbone, pad_value=0.0)
+        images.tensor = images.tensor.contiguous(memory_format=self.memory_format)
+        return images
 
 
 def select_candidates(scores, score_thresh, topk):

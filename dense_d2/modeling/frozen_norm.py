@@ -1,0 +1,35 @@
+"""Frozen batch norm computed inside the convolution before it.
+
+A FrozenBatchNorm2d is a fixed scale and shift per channel. Detectron2 applies it as two passes over the feature map, in
+training with two more backwards. Scaling the convolution's weight instead is the same function, with the same gradient for
+the weight, for the price of one product of weight size. Names and values in the state_dict stay as they are.
+"""
+
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch.nn import functional as F
+
+__all__ = ["fold_frozen_norms"]
+
+
+class _FoldedConv2d(Conv2d):
+    def forward(self, x):
+        norm = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        if self.bias is not None:
+            bias = bias + self.bias * scale
+        weight = self.weight * scale.view(-1, 1, 1, 1)
+        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return x if self.activation is None else self.activation(x)
+
+
+def fold_frozen_norms(module):
+    """Makes every Detectron2 `Conv2d` with a frozen norm inside `module` apply the norm through its weight.
+
+    Returns:
+        `module`, so that a config can wrap a backbone: `L(fold_frozen_norms)(module=L(ResNet)(...))`.
+    """
+    for child in module.modules():
+        if type(child) is Conv2d and isinstance(child.norm, FrozenBatchNorm2d):
+            child.__class__ = _FoldedConv2d
+    return module

@@ -1,0 +1,174 @@
+import collections
+import os
+import pickle
+
+from dense_d2.checkpoint import CheckpointError, DenseCheckpointer, read_checkpoint, rename_keys, save_safetensors
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+
+def from_elsewhere(state):
+    """another project's file."""
+    if not all(key.startswith("net.") for key in state):
+        return None
+    return rename_keys(state, lambda key: key[len("net.") :])
+
+
+class Detector(nn.Module):
+    released_formats = (from_elsewhere,)
+    class_layers = ("head.score",)
+
+    def __init__(self, num_classes=3):
+        super().__init__()
+        self.backbone = nn.Sequential(collections.OrderedDict(conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4)))
+        self.head = nn.ModuleDict({"score": nn.Conv2d(4, num_classes, 1), "box": nn.Conv2d(4, 4, 1)})
+        self.register_buffer("pixel_mean", torch.tensor([1.0, 2.0, 3.0]).view(-1, 1, 1), persistent=False)
+
+
+class Canary:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def equal(a, b):
+    return all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
+
+
+def save(obj, path):
+    torch.save(obj, path)
+    return str(path)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    model, other = Detector(), Detector()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    meta = {"class_names": ["a", "b", "c"]}
+    DenseCheckpointer(model, str(tmp_path), meta=meta, optimizer=optimizer).save("model_0", iteration=7)
+    fresh = torch.optim.SGD(other.parameters(), lr=0.1)
+    rest = DenseCheckpointer(other, str(tmp_path), optimizer=fresh).resume_or_load("", resume=True)
+    assert equal(model, other)
+    assert fresh.param_groups[0]["lr"] == 0.5
+    assert rest["iteration"] == 7 and rest["meta"] == meta
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0.pth"]  # no half-written file stays
+
+
+@pytest.mark.parametrize("wrapped", ["model", "state_dict", None])
+def test_containers_and_ddp_prefix(tmp_path, wrapped):
+    model, other = Detector(), Detector()
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+    path = save({wrapped: state, "best_ap": np.float64(0.5)} if wrapped else state, tmp_path / "x.pth")
+    DenseCheckpointer(other).load(path)
+    assert equal(model, other)
+
+
+def test_released_format_is_recognised_by_its_keys(tmp_path):
+    model, other = Detector(), Detector()
+    path = save({"model": {f"net.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "x.pth")
+    DenseCheckpointer(other).load(path)
+    assert equal(model, other)
+
+
+def test_backbone_alone_fills_the_backbone(tmp_path):
+    model, other = Detector(), Detector()
+    head = other.head["box"].weight.clone()
+    path = save(model.backbone.state_dict(), tmp_path / "imagenet.pth")
+    DenseCheckpointer(other).load(path)
+    assert equal(model.backbone, other.backbone)
+    assert torch.equal(head, other.head["box"].weight)
+
+
+def test_misfits_name_the_keys(tmp_path):
+    state = Detector().state_dict()
+    state.pop("head.box.bias")
+    state["head.extra"] = torch.zeros(1)
+    with pytest.raises(CheckpointError) as error:
+        DenseCheckpointer(Detector()).load(save(state, tmp_path / "x.pth"))
+    assert "not in the file: head.box.bias" in str(error.value)
+    assert "not in the model: head.extra" in str(error.value)
+
+
+def test_another_class_count_is_an_error_unless_asked_for(tmp_path):
+    model, other = Detector(5), Detector(3)
+    path = save({"model": model.state_dict()}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="train.reinit_head=true"):
+        DenseCheckpointer(other).load(path)
+    fresh = other.head["score"].weight.clone()
+    DenseCheckpointer(other).load(path, reinit_head=True)
+    assert torch.equal(other.head["score"].weight, fresh)
+    assert torch.equal(other.head["box"].weight, model.head["box"].weight)
+
+
+def test_other_class_names_are_an_error_unless_asked_for(tmp_path):
+    DenseCheckpointer(Detector(), str(tmp_path), meta={"class_names": ["cat", "dog", "cow"]}).save("m")
+    path = str(tmp_path / "m.pth")
+    reader = DenseCheckpointer(Detector(), meta={"class_names": ["cat", "cow", "dog"]})
+    with pytest.raises(CheckpointError, match="cat, dog, cow.*cat, cow, dog"):
+        reader.load(path)
+    reader.load(path, reinit_head=True)
+
+
+def test_other_pixel_statistics_are_an_error(tmp_path):
+    state = {**Detector().state_dict(), "pixel_mean": torch.tensor([1.0, 2.0, 9.0])}
+    with pytest.raises(CheckpointError, match=r"pixel_mean=\[1.0, 2.0, 9.0\]"):
+        DenseCheckpointer(Detector()).load(save(state, tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_nothing_in_a_pth_runs(tmp_path, nested):
+    canary = tmp_path / "ran"
+    state = Detector().state_dict()
+    content = {"model": state, "optimizer": {"state": Canary(canary)}} if nested else Canary(canary)
+    with pytest.raises(CheckpointError, match="nothing in them can run code"):
+        read_checkpoint(save(content, tmp_path / "x.pth"))
+    assert not canary.exists()
+
+
+def test_nothing_in_a_pkl_runs(tmp_path):
+    canary = tmp_path / "ran"
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps({"conv1_w": np.zeros(3), "evil": Canary(canary)}))
+    with pytest.raises(CheckpointError, match="which is no array"):
+        read_checkpoint(str(path))
+    assert not canary.exists()
+
+
+def test_caffe2_pickle_gives_its_arrays(tmp_path):
+    path = tmp_path / "x.pkl"
+    blobs = {"conv1_w": np.arange(3, dtype=np.float32), "conv1_w_momentum": np.zeros(3), "weight_order": "BGR"}
+    path.write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
+    data = read_checkpoint(str(path))
+    assert data["format"] == "caffe2" and list(data["model"]) == ["conv1_w"]
+    assert data["model"]["conv1_w"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn"])
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+def test_torn_files_are_named(tmp_path, content, suffix):
+    path = tmp_path / f"torn{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="torn"):
+        read_checkpoint(str(path))
+
+
+def test_safetensors_round_trip(tmp_path):
+    model, other = Detector(), Detector()
+    path = str(tmp_path / "zoo.safetensors")
+    save_safetensors(path, model.state_dict(), {"class_names": ["a", "b", "c"]})
+    rest = DenseCheckpointer(other).load(path)
+    assert equal(model, other) and rest["meta"]["class_names"] == ["a", "b", "c"]
+    with pytest.raises(FileExistsError):
+        save_safetensors(path, model.state_dict(), {})
+
+
+def test_renaming_keeps_module_versions():
+    state = Detector().state_dict()
+    renamed = rename_keys(state, lambda key: f"x.{key}")
+    assert renamed._metadata["x.backbone.norm"] == state._metadata["backbone.norm"] != {}

@@ -1,0 +1,104 @@
+from dense_d2 import config
+from dense_d2.config import ConfigError, load_config
+
+import pytest
+from detectron2.config import CfgNode
+from omegaconf import OmegaConf
+
+ROW = """
+from detectron2.config import LazyCall as L
+from logging import Formatter
+
+model = L(Formatter)(fmt="x")
+train = dict(max_iter=10, output_dir="output", ddp=dict(), hooks=dict())
+sizes = dict(short=[640, 800])
+"""
+
+
+@pytest.fixture
+def row(tmp_path):
+    path = tmp_path / "row.py"
+    path.write_text(ROW)
+    return path
+
+
+def test_overrides_reach_values_lists_and_new_constructor_arguments(row):
+    cfg = load_config(row, ["train.max_iter=3", "sizes.short.1=900", "model.datefmt=4"])
+    assert cfg.train.max_iter == 3
+    assert list(cfg.sizes.short) == [640, 900]
+    assert cfg.model.datefmt == 4
+
+
+@pytest.mark.parametrize(
+    "override, suggestion",
+    [
+        ("trian.max_iter=9", "'train.max_iter'"),
+        ("train.max_itr=9", "'train.max_iter'"),
+        ("model.datefmtt=4", "'model.datefmt'"),
+        ("max_iter=9", "'train.max_iter'"),
+        ("sizes.short.2=1", "'sizes.short.0'"),
+    ],
+)
+def test_a_misspelt_key_names_the_right_one(row, override, suggestion):
+    with pytest.raises(ConfigError, match="has no key") as error:
+        load_config(row, [override])
+    assert suggestion in str(error.value)
+
+
+def test_open_sections_take_the_users_keys(row):
+    assert load_config(row, ["train.ddp.static_graph=true"]).train.ddp.static_graph is True
+
+
+def test_unreadable_override_says_how_to_quote(row):
+    with pytest.raises(ConfigError, match="quote values"):
+        load_config(row, ["train.output_dir=a=(b"])
+
+
+def test_missing_file_suggests_its_neighbour(row):
+    with pytest.raises(FileNotFoundError, match="row.py"):
+        load_config(row.with_name("rwo.py"))
+
+
+def test_saved_config_is_read_back_equal(row, tmp_path):
+    cfg = load_config(row, ["train.max_iter=7"])
+    (tmp_path / "config.yaml").write_text(config.dump_config(cfg))
+    again = load_config(tmp_path / "config.yaml")
+    assert again.model._target_ == "logging.Formatter"
+    assert OmegaConf.to_container(again.train) == OmegaConf.to_container(cfg.train)
+    assert config.dump_config(again) == config.dump_config(cfg)
+
+
+def test_yaml_never_runs_code(tmp_path):
+    canary = tmp_path / "canary"
+    path = tmp_path / "config.yaml"
+    path.write_text(f"train: !!python/object/apply:os.mkdir ['{canary}']\n")
+    with pytest.raises(ConfigError, match="plain YAML"):
+        load_config(path)
+    path.write_text(f"MODEL: !!python/object/apply:os.mkdir ['{canary}']\n")
+    with pytest.raises(ConfigError):
+        load_config(path)
+    assert not canary.exists()
+
+
+def test_yacs_files_are_recognised_by_their_keys(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text("MODEL:\n  META_ARCHITECTURE: RetinaNet\n")
+    cfg = load_config(path, ["SOLVER.MAX_ITER=5", "SOLVER.BASE_LR", "0.5"])
+    assert isinstance(cfg, CfgNode)
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == ("RetinaNet", 5, 0.5)
+    with pytest.raises(ConfigError, match="SOLVER.MAX_ITER"):
+        load_config(path, ["SOLVER.MAX_ITR=5"])
+    path.write_text("MODEL:\n  META_ARCHITECTUR: RetinaNet\n")
+    with pytest.raises(ConfigError, match="MODEL.META_ARCHITECTURE"):
+        load_config(path)
+
+
+def test_a_config_that_raises_leaves_the_import_system_alone(tmp_path):
+    import builtins
+
+    before = builtins.__import__
+    path = tmp_path / "bad.py"
+    path.write_text("raise ZeroDivisionError")
+    with pytest.raises(ZeroDivisionError):
+        load_config(path)
+    assert builtins.__import__ is before

@@ -1,0 +1,194 @@
+"""One training step, parameter groups, the schedule, EMA and the environment of a launch."""
+
+from dense_d2.engine import EMA, StepTrainer, WarmupMultiStep, launch, param_groups
+from dense_d2.engine.hooks import evaluation_weights
+from dense_d2.engine.launch import _first_host, _slurm_environment
+from dense_d2.engine.step import amp_dtype
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+
+class MeanSquare(nn.Module):
+    """Loss: mean over the batch of (w * x)^2."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([2.0]))
+        self.dtypes = []
+
+    def forward(self, batch):
+        x = torch.tensor([float(item) for item in batch])
+        self.dtypes.append((x[:, None] @ self.w[None]).dtype)
+        return {"loss_square": ((self.w * x) ** 2).mean()}
+
+
+def one_step(batch, **options):
+    model = MeanSquare()
+    trainer = StepTrainer(model, [batch], torch.optim.SGD(model.parameters(), lr=0.1), **options)
+    with EventStorage() as storage:
+        trainer.run_step()
+    return model, storage.latest()
+
+
+def test_a_step_descends_the_mean_loss():
+    model, logged = one_step([1, 2, 3])
+    # loss 4 * 14 / 3, gradient 2 * 2 * 14 / 3
+    assert logged["total_loss"][0] == pytest.approx(56 / 3)
+    assert model.w.item() == pytest.approx(2 - 0.1 * 56 / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_accumulation_equals_the_whole_batch(parts):
+    whole, _ = one_step([1, 2, 3, 4])
+    split, logged = one_step([1, 2, 3, 4], accumulate=parts)
+    assert split.w.item() == pytest.approx(whole.w.item(), rel=1e-6)
+    assert logged["total_loss"][0] == pytest.approx(4 * 30 / 4)
+
+
+def test_clipping_bounds_the_gradient_and_logs_its_norm():
+    model, logged = one_step([1, 2, 3], clip_grad_norm=0.5)
+    assert model.w.item() == pytest.approx(2 - 0.1 * 0.5, rel=1e-5)
+    assert logged["grad_norm"][0] == pytest.approx(56 / 3, rel=1e-6)
+
+
+def test_amp_computes_in_its_dtype_and_keeps_float32_weights():
+    model, _ = one_step([1, 2], amp=torch.bfloat16)
+    assert model.dtypes == [torch.bfloat16] and model.w.dtype == torch.float32
+    assert amp_dtype("auto", "cpu") is torch.bfloat16
+    with pytest.raises(ValueError, match="bfloat16"):
+        amp_dtype("fp8", "cpu")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
+    model = MeanSquare()
+    trainer = StepTrainer(model, [[float("inf")]], torch.optim.SGD(model.parameters(), lr=0.1))
+    with EventStorage(), pytest.raises(FloatingPointError):
+        trainer.run_step()
+    assert model.w.item() == 2
+
+
+def test_step_state_holds_optimizer_and_scaler():
+    model = MeanSquare()
+    trainer = StepTrainer(model, [[1]], torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    with EventStorage():
+        trainer.run_step()
+    state = trainer.state_dict()
+    assert state["optimizer"]["state"][0]["momentum_buffer"].item() == 4.0
+    assert "grad_scaler" in state
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.head = nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+        self.backbone[0].bias.requires_grad_(False)
+
+
+def groups_of(model, **options):
+    groups = param_groups(model, lr=0.12, weight_decay=1e-4, **options)
+    return {(round(g["lr"], 6), g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups}
+
+
+def test_groups_follow_the_rules_and_skip_what_is_frozen():
+    assert groups_of(Net()) == {(0.12, 1e-4): 12 + 8 + 8 + 2 + 4}
+    found = groups_of(Net(), weight_decay_norm=0.0, lr_factors={"backbone": 0.334})
+    assert found == {(0.04008, 1e-4): 12, (0.04008, 0.0): 8, (0.12, 1e-4): 10, (0.12, 0.0): 4}
+    assert groups_of(Net(), weight_decay_bias=0.5)[(0.12, 0.5)] == 2
+    with pytest.raises(ValueError, match="bakcbone"):
+        groups_of(Net(), lr_factors={"bakcbone": 0.1})
+
+
+def test_schedule_in_iterations():
+    schedule = WarmupMultiStep(max_iter=100, milestones=[60, 90], gamma=0.1, warmup_iters=10, warmup_factor=0.2)
+    at = {i: schedule(i / 100) for i in (0, 5, 10, 59, 60, 89, 90, 99)}
+    assert at == pytest.approx({0: 0.2, 5: 0.6, 10: 1, 59: 1, 60: 0.1, 89: 0.1, 90: 0.01, 99: 0.01})
+    short = WarmupMultiStep(max_iter=4, milestones=[60, 90], warmup_iters=10, warmup_factor=0.0)
+    assert [short(i / 4) for i in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])  # a trial sees the same start
+
+
+class OneHookTrainer:
+    def __init__(self, model):
+        self.model = model
+
+
+def test_ema_follows_its_formula_and_leaves_the_raw_weights_alone():
+    model = nn.BatchNorm1d(1)
+    hook = EMA(decay=0.9, warmup=0)
+    hook.trainer = OneHookTrainer(model)
+    hook.before_train()
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+        model.num_batches_tracked.fill_(5)
+    hook.after_step()
+    assert hook.weights["weight"].item() == pytest.approx(0.9 * 1 + 0.1 * 3)
+    assert hook.weights["num_batches_tracked"].item() == 5
+    seen = {}
+    for suffix, weights in evaluation_weights(model, [hook]):
+        with weights:
+            seen[suffix] = model.weight.item()
+    assert seen == pytest.approx({"": 3.0, "_ema": 1.2})
+    assert model.weight.item() == 3.0
+
+
+def test_ema_restores_the_raw_weights_when_evaluation_fails():
+    model = nn.BatchNorm1d(1)
+    hook = EMA(decay=0.5, warmup=0)
+    hook.trainer = OneHookTrainer(model)
+    hook.before_train()
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    with pytest.raises(KeyError), hook.applied_to(model):
+        assert model.weight.item() == 1.0
+        raise KeyError
+    assert model.weight.item() == 3.0
+
+
+def test_ema_warmup_starts_at_the_weights_themselves():
+    model = nn.BatchNorm1d(1)
+    hook = EMA(decay=0.9998, warmup=2000)
+    hook.trainer = OneHookTrainer(model)
+    hook.before_train()
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    hook.after_step()
+    decay = 0.9998 * (1 - 2.718281828459045 ** (-1 / 2000))
+    assert hook.weights["weight"].item() == pytest.approx(decay + (1 - decay) * 3)
+    again = EMA(decay=0.9998, warmup=2000)
+    again.load_state_dict(hook.state_dict())
+    assert again.updates == 1 and torch.equal(again.weights["weight"], hook.weights["weight"])
+
+
+def test_slurm_step_becomes_torchruns_variables():
+    slurm = {
+        "SLURM_PROCID": "9",
+        "SLURM_NTASKS": "16",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NODELIST": "gpu[07-08]",
+        "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
+        "SLURM_JOB_ID": "123456",
+    }
+    assert _slurm_environment(slurm) == {
+        "RANK": "9",
+        "WORLD_SIZE": "16",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "8",
+        "MASTER_ADDR": "gpu07",
+        "MASTER_PORT": "23456",
+    }
+    assert _slurm_environment({}) is None
+    assert _slurm_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
+    assert [_first_host(text) for text in ("a1,b2", "n[3,5-9]", "solo")] == ["a1", "n3", "solo"]
+
+
+def test_one_process_needs_no_launcher(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+
+    class Arguments:
+        num_gpus, num_machines = 1, 1
+
+    assert launch(lambda args: args.num_gpus + 41, Arguments()) == 42

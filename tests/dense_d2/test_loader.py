@@ -1,0 +1,220 @@
+import copy
+import itertools
+import logging
+import random
+
+from dense_d2.data.loader import (
+    StreamSampler,
+    TrainDataset,
+    TrainLoader,
+    build_test_loader,
+    build_train_loader,
+    sample_rng,
+)
+from dense_d2.data.mapper import DenseMapper, UnreadableImage
+from dense_d2.data.mosaic import Mosaic
+from dense_d2.data.shift import RandomShift
+from dense_d2.datasets import DatasetError, load_records, register_coco
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+
+AUGMENTATIONS = [T.ResizeShortestEdge((64, 96), 160, "range"), T.RandomFlip(), RandomShift(8)]
+
+
+def make_loader(dataset, **changes):
+    mapper = DenseMapper(True, augmentations=AUGMENTATIONS)
+    settings = {"mapper": mapper, "total_batch_size": 2, "num_workers": 0, "seed": 5, "mosaic": Mosaic(size=64)}
+    return build_train_loader(dataset=dataset, **{**settings, **changes})
+
+
+def fingerprint(batches):
+    return [
+        [
+            (s["file_name"], tuple(s["image"].shape), int(s["image"].sum()), s["instances"].gt_boxes.tensor.tolist())
+            for s in batch
+        ]
+        for batch in batches
+    ]
+
+
+@pytest.fixture(scope="module")
+def name(toy_coco):
+    return register_coco(*toy_coco)
+
+
+@pytest.fixture(scope="module")
+def straight(name):
+    return fingerprint(itertools.islice(make_loader(name), 12))
+
+
+def test_workers_do_not_change_the_batches(name, straight):
+    assert fingerprint(itertools.islice(make_loader(name, num_workers=2), 12)) == straight
+
+
+def test_a_loader_starts_at_any_iteration(name, straight):
+    for start in (1, 7):
+        loader = make_loader(name)
+        loader.start_iter = start
+        assert fingerprint(itertools.islice(loader, 12 - start)) == straight[start:]
+
+
+def test_another_seed_gives_other_batches(name, straight):
+    assert fingerprint(itertools.islice(make_loader(name, seed=6), 12)) != straight
+
+
+def test_epochs_differ_in_order_and_in_augmentation(name):
+    batches = itertools.islice(make_loader(name, aspect_ratio_grouping=False, mosaic=None, total_batch_size=1), 22)
+    samples = [entry for batch in fingerprint(batches) for entry in batch]
+    first, second = samples[:11], samples[11:]
+    assert sorted(s[0] for s in first) == sorted(s[0] for s in second)
+    assert [s[0] for s in first] != [s[0] for s in second]
+    assert not set(map(str, first)) & set(map(str, second))
+
+
+def test_global_generators_are_left_alone(name):
+    def states():
+        return str(np.random.get_state()), random.getstate(), torch.get_rng_state().tolist()
+
+    before = states()
+    next(iter(make_loader(name)))
+    with pytest.raises(KeyError), sample_rng(1, 2, 3):
+        raise KeyError
+    assert states() == before
+
+
+def test_a_sample_seeds_all_three_generators():
+    def draw(*key):
+        with sample_rng(*key):
+            return np.random.rand(), random.random(), torch.rand(1).item()
+
+    base = draw(1, 2, 3)
+    assert draw(1, 2, 3) == base
+    for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0), (1, 3, 2)):
+        assert all(a != b for a, b in zip(draw(*other), base))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_ranks_share_every_epoch_without_overlap(world_size, grouped):
+    is_wide = np.arange(7) % 3 == 0 if grouped else None
+    keys = []
+    for rank in range(world_size):
+        sampler = StreamSampler(7, 0, 2, is_wide, rank=rank, world_size=world_size)
+        keys += itertools.islice(sampler, 7 * 6)
+    assert len(set(keys)) == len(keys)
+    for epoch in range(4):
+        assert {index for e, index in keys if e == epoch} == set(range(7))
+
+
+def test_without_grouping_rank_r_takes_every_wth_key_of_the_stream():
+    stream = list(itertools.islice(StreamSampler(5, 3, 1), 20))
+    assert [epoch for epoch, _ in stream] == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
+    for rank in range(3):
+        taken = list(itertools.islice(StreamSampler(5, 3, 1, rank=rank, world_size=3), 6))
+        assert taken == stream[rank:18:3]
+
+
+def test_a_group_of_keys_has_one_aspect_ratio():
+    is_wide = np.arange(20) % 3 == 0
+    keys = list(itertools.islice(StreamSampler(20, 0, 4, is_wide), 400))
+    for start in range(0, 400, 4):
+        assert len({is_wide[index] for _, index in keys[start : start + 4]}) == 1
+    started = StreamSampler(20, 0, 4, is_wide, start_iter=30)
+    assert list(itertools.islice(started, 280)) == keys[120:]
+
+
+def test_images_without_boxes_are_left_out_unless_wanted(name):
+    assert len(make_loader(name).dataset) == 11
+    assert len(make_loader(name, filter_empty=False).dataset) == 12
+
+
+class FailingMapper:
+    """Reads nothing; fails for the given file names."""
+
+    def __init__(self, bad):
+        self.bad = bad
+
+    def __call__(self, record):
+        if record["file_name"] in self.bad:
+            raise UnreadableImage(record["file_name"], "broken")
+        return dict(record, draw=np.random.rand())
+
+
+def make_failing(bad, size=8, max_unreadable_images=10, mosaic=None):
+    records = [{"file_name": str(i), "width": 1 + i % 2, "height": 1, "annotations": []} for i in range(size)]
+    is_wide = np.array([r["width"] > 1 for r in records])
+    dataset = TrainDataset(records, FailingMapper(bad), 0, mosaic, is_wide, max_attempts=max_unreadable_images + 1)
+    return TrainLoader(dataset, StreamSampler(size, 0, 2, is_wide), 0, max_unreadable_images)
+
+
+def test_a_broken_image_is_replaced_by_one_of_its_kind_and_reported_once(caplog):
+    good = [s["file_name"] for b in itertools.islice(make_failing(()), 40) for s in b]
+    loader = make_failing(("3",))
+    with caplog.at_level(logging.WARNING):
+        samples = [s for b in itertools.islice(loader, 40) for s in b]
+    for expected, sample in zip(good, samples):
+        assert sample["width"] == 1 + int(expected) % 2
+        assert sample["file_name"] == expected if expected != "3" else sample["file_name"] in "157"
+    assert caplog.text.count("Unreadable image") == 1
+    assert loader.unreadable == {"3": "broken"}
+
+
+def test_more_broken_images_than_allowed_stop_the_run_with_the_list():
+    with pytest.raises(DatasetError, match=r"3 image files could not be read(.|\n)*broken"):
+        list(itertools.islice(make_failing("0246", max_unreadable_images=2), 100))
+    with pytest.raises(DatasetError, match="1 image files"):
+        list(itertools.islice(make_failing("6", max_unreadable_images=0), 100))
+    list(itertools.islice(make_failing("25", max_unreadable_images=2), 100))
+
+
+def test_a_set_of_broken_images_ends_too():
+    with pytest.raises(DatasetError, match="image files could not be read"):
+        next(iter(make_failing("01234567", max_unreadable_images=100)))
+
+
+def test_a_broken_mosaic_partner_is_replaced_and_reported():
+    def compose(sample, draw, *, epoch, index):
+        return dict(sample, partners=[draw()["file_name"] for _ in range(3)])
+
+    loader = make_failing(("3",), mosaic=compose)
+    partners = {p for b in itertools.islice(loader, 40) for s in b for p in s["partners"]}
+    assert partners == set("0124567")
+    assert loader.unreadable == {"3": "broken"}
+
+
+def test_a_truncated_file_on_disk(tmp_path, toy_coco):
+    records = copy.deepcopy(load_records(register_coco(*toy_coco)))
+    broken = tmp_path / "broken.png"
+    with open(records[3]["file_name"], "rb") as file:
+        broken.write_bytes(file.read()[:2000])
+    records[3]["file_name"] = str(broken)
+    loader = make_loader(records, num_workers=1)
+    assert all(len(batch) == 2 for batch in itertools.islice(loader, 12))
+    assert list(loader.unreadable) == [str(broken)]
+
+
+@pytest.mark.parametrize("seed", [-1, None])
+def test_a_seed_is_needed(name, seed):
+    with pytest.raises(ValueError, match=r"seed is .*integer >= 0"):
+        make_loader(name, seed=seed)
+
+
+def test_batch_size_must_fit_the_processes(name, monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match="total_batch_size is 2.*3 processes"):
+        make_loader(name)
+
+
+def test_nothing_to_train_on():
+    with pytest.raises(DatasetError, match="no image is left"):
+        make_loader([{"file_name": "a", "annotations": []}])
+
+
+def test_test_loader_gives_every_image_once_in_order(name):
+    loader = build_test_loader(dataset=name, mapper=DenseMapper(False, augmentations=[]), num_workers=0)
+    batches = list(loader)
+    assert all(len(batch) == 1 for batch in batches)
+    assert [batch[0]["image_id"] for batch in batches] == list(range(5, 125, 10))
