@@ -9,9 +9,9 @@ torchrun --nproc-per-node 8 train_net.py --config-file ...        srun python tr
 import sys
 
 import yolof_d2  # noqa: F401  (registration: yacs files find the detectors by name)
-from dense_d2.datasets import DatasetError
 from dense_d2.checkpoint import CheckpointError
 from dense_d2.config import ConfigError, load_config
+from dense_d2.datasets import DatasetError
 from dense_d2.engine import LazyTrainer, YacsTrainer, launch
 
 from detectron2.config import CfgNode

@@ -188,9 +188,10 @@ def read_checkpoint(path):
         with _plain_numpy_allowed():
             data = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"Cannot read {path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}\n  Files are read as plain tensors and "
-            "containers only, so that nothing in them can run code. If the file is whole and you trust it, re-save its "
+            f"Cannot read {path}: {reason}\n  Files are read as plain tensors and containers only, "
+            "so that nothing in them can run code. If the file is whole and you trust it, re-save its "
             'tensors where it was made: torch.save({"model": model.state_dict()}, path).'
         ) from error
     if not isinstance(data, dict):

@@ -8,6 +8,7 @@ Shapes: I images, M annotations, K classes. Boxes are XYWH in pixels of the imag
 """
 
 import functools
+import gc
 import json
 import os
 from reprlib import repr as short
@@ -18,6 +19,7 @@ import numpy as np
 __all__ = ["BOX_FAULTS", "CocoFile", "CocoImage", "DatasetError", "Problem", "box_faults", "printable", "read_coco"]
 
 MAX_EXAMPLES = 10
+_NUMBERS = frozenset((int, float))
 BOX_FAULTS = ("non-finite-box", "negative-size-box", "zero-size-box", "box-outside-image")
 
 
@@ -67,10 +69,10 @@ def _as_side(value):
 
 def _as_box(value):
     """The value as four floats (huge integers become infinite), or None where it is no list of four numbers."""
-    if type(value) is not list or len(value) != 4 or any(type(v) not in (int, float) for v in value):
+    if type(value) is not list or len(value) != 4 or not _NUMBERS.issuperset(map(type, value)):
         return None
     try:
-        return [float(v) for v in value]
+        return list(map(float, value))
     except OverflowError:
         return [float("inf")] * 4
 
@@ -81,7 +83,7 @@ class CocoFile:
     Attributes:
         images: I entries, ordered by id as Detectron2 orders them.
         category_ids, class_names: K each, ordered by id; the position is the class index.
-        annotation_ids: M raw ids (None where missing).
+        annotation_ids: M ids, an array or, where some are missing or text, a list.
         image_index: (M,) int64, position in `images`, -1 where the image is unknown.
         classes: (M,) int64 class index, -1 where the category is unknown.
         boxes: (M, 4) float64 XYWH; NaN where `malformed`.
@@ -166,7 +168,8 @@ class CocoFile:
         ids, image_index, classes, boxes, crowd = [], [], [], [], []
         seen = set()
         for position, entry in enumerate(section):
-            if not self._entry(entry, f"annotations[{position}]", ()):
+            if type(entry) is not dict:
+                self._entry(entry, f"annotations[{position}]", ())
                 continue
             key = _as_id(entry.get("id"))
             image = self._image_index.get(_as_id(entry.get("image_id")), -1)
@@ -189,18 +192,13 @@ class CocoFile:
                 self.note("unknown-image-id", f"{what}: image_id {short(entry['image_id'])}")
             if category < 0 and "category_id" in entry:
                 self.note("unknown-category-id", f"{what}: category_id {short(entry['category_id'])}")
-        self.annotation_ids = ids
+        small = all(type(key) is int and abs(key) < 2**62 for key in ids)
+        self.annotation_ids = np.array(ids, dtype=np.int64) if small else ids  # an array lets go of the parsed file
         self.image_index = np.array(image_index, dtype=np.int64)
         self.classes = np.array(classes, dtype=np.int64)
         self.malformed = np.array([box is None for box in boxes], dtype=bool)
         self.boxes = np.array([box or [np.nan] * 4 for box in boxes], dtype=np.float64).reshape(-1, 4)
         self.crowd = np.array(crowd, dtype=bool)
-
-    def sizes(self):
-        """(M, 2) float64 width and height of every annotation's image, NaN where unknown."""
-        sides = np.array([image[2:] for image in self.images] + [(0, 0)], dtype=np.float64)
-        sides[sides == 0] = np.nan
-        return sides[self.image_index]  # -1 takes the last row
 
 
 def box_faults(boxes, sizes):
@@ -242,11 +240,16 @@ def _read_coco(path, mtime_ns, size) -> CocoFile:
 
 
 def _parse_json(path) -> Optional[Any]:
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through millions of new lists again and again, for nothing
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
+        with open(path, "rb") as file:
+            return json.loads(file.read())
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"{path} is not readable as JSON ({type(error).__name__}: {printable(error)}); a COCO-format file is one "
             "JSON object with the lists images, annotations and categories."
         ) from None
+    finally:
+        if collecting:
+            gc.enable()

@@ -190,7 +190,7 @@ def _keys(node, prefix=""):
 
 def _suggest(key, candidates):
     candidates = list(dict.fromkeys(str(candidate) for candidate in candidates))
-    close = difflib.get_close_matches(key, candidates, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.6)
     if not close:  # right name, wrong section
         close = [candidate for candidate in candidates if candidate.split(".")[-1] == key.split(".")[-1]][:3]
     return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""

@@ -191,7 +191,7 @@ def _plot_panel(axes, title, series, scale):
 
 def _is_summary_ap(name) -> bool:
     parts = name.split("/")
-    return "bbox" in parts and parts[-1] in ("AP", "AP50", "AP75")
+    return len(parts) > 1 and parts[-2].startswith("bbox") and parts[-1] in ("AP", "AP50", "AP75")
 
 
 def _truth_of(record, image_size) -> Instances:

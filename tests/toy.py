@@ -66,3 +66,28 @@ def _draw_shape(draw, rng, width, height):
     else:
         draw.polygon([(x + side / 2, y), (x, y + side - 1), (x + side - 1, y + side - 1)], fill=(40, 40, 220))
     return category_id, [x, y, side, side], 0
+
+
+def toy_overrides(toy_coco, output_dir):
+    """Overrides that make configs/yolof/yolof_thin_shapes.py a network of seconds on the toy data set."""
+    images, annotations = toy_coco
+    return [
+        f"dataset.train.images={images}",
+        f"dataset.train.annotations={annotations}",
+        f"dataset.test.images={images}",
+        f"dataset.test.annotations={annotations}",
+        f"train.output_dir={output_dir}",
+        "train.device=cpu",
+        "train.pictures=0",
+        "train.log_period=1",
+        "train.eval_period=0",
+        "train.checkpointer.max_to_keep=10",
+        "dataloader.train.total_batch_size=4",
+        "dataloader.train.mapper.augmentations.0.short_edge_length=[96]",
+        "dataloader.test.mapper.augmentations.0.short_edge_length=96",
+        "model.backbone.stages.base_channels=8",
+        "model.backbone.stem.out_channels=8",
+        "model.head.encoder.in_channels=32",
+        "model.head.encoder.channels=16",
+        "model.head.encoder.block_mid_channels=8",
+    ]

@@ -1,10 +1,13 @@
 """yacs keys of YOLOF, named as the author's Detectron2 port names them."""
 
+from dense_d2.config import register_yacs_defaults
+
 from detectron2.config import CfgNode as CN
 
 __all__ = ["add_yolof_config"]
 
 
+@register_yacs_defaults
 def add_yolof_config(cfg):
     """Adds `MODEL.YOLOF`, with the values of R50-C5, to a Detectron2 config. Changes nothing else, no global either."""
     cfg.MODEL.YOLOF = CN(

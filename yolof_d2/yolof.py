@@ -62,7 +62,7 @@ class YOLOF(DenseDetector):
         """
         Args:
             backbone, num_classes, head_in_features, test_*, max_detections_per_image, kwargs: see `DenseDetector`.
-            head: YOLOFHead, or a module that returns logits (N, A*K, H, W) and deltas (N, A*4, H, W).
+            head: YOLOFHead.
             anchor_generator: Detectron2 anchor generator of one level, whose offset is 0 in all released models.
             box2box_transform: has `apply_deltas(deltas, anchors)`.
             matcher: callable (anchors (R, 4), pred_boxes (R, 4), gt_boxes (M, 4)) -> anchor_idxs (P,), gt_idxs (P,):
@@ -87,6 +87,11 @@ class YOLOF(DenseDetector):
                 f"the anchor generator makes {anchor_generator.num_anchors} anchors a cell (one number a level), but "
                 f"the decoder predicts {head.decoder.num_anchors} on one level; set head.decoder.num_anchors to "
                 "len(sizes[0]) * len(aspect_ratios[0])"
+            )
+        if head.decoder.num_classes != num_classes:
+            raise ValueError(
+                f"num_classes is {num_classes} but head.decoder.num_classes is {head.decoder.num_classes}; "
+                "set the first and link the second to it"
             )
         self.anchor_generator = anchor_generator
         self.box2box_transform = box2box_transform
@@ -181,7 +186,7 @@ class YOLOF(DenseDetector):
             over ranks. The box loss sums over pairs, so an anchor in two pairs counts twice.
         """
         num_fg = ((gt_labels >= 0) & (gt_labels < self.num_classes)).sum().float()
-        log_scalar("num_fg", num_fg / len(gt_labels))
+        log_scalar("num_fg_per_image", num_fg / len(gt_labels))
         normalizer = mean_over_ranks(num_fg).clamp(min=1)
         loss_cls = sigmoid_focal_loss(logits, gt_labels, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma)
         loss_box_reg = (giou_loss(pred_boxes.flatten(0, 1)[pair_idxs], pair_boxes) * pair_weights).sum()

@@ -237,3 +237,15 @@ def test_class_beyond_the_data_is_an_error(register):
     name = register(dataset(1, [annotation(1, 1, [10, 10, 50, 50])], num_classes=2), ["a", "b"])
     with pytest.raises(ValueError, match="predicted class 2 .*num_classes=2"):
         run(FastCOCOEvaluator(name), [1], [[[10, 10, 60, 60]]], [[0.9]], [[2]])
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_chosen_images_alone_count(backend):
+    truth, detections = random_case(2)
+    kept = {1, 4, 5}
+    smaller = dict(truth)
+    for key, name in (("images", "id"), ("annotations", "image_id")):
+        smaller[key] = [x for x in truth[key] if x[name] in kept]
+    expected = coco_numbers(smaller, [x for x in detections if x["image_id"] in kept], backend).stats
+    np.testing.assert_array_equal(coco_numbers(truth, detections, backend, img_ids=[5, 1, 4]).stats, expected)
+    assert expected[0] != coco_numbers(truth, detections, backend).stats[0]

@@ -36,7 +36,7 @@ def test_overrides_reach_values_lists_and_new_constructor_arguments(row):
         ("train.max_itr=9", "'train.max_iter'"),
         ("model.datefmtt=4", "'model.datefmt'"),
         ("max_iter=9", "'train.max_iter'"),
-        ("sizes.short.2=1", "'sizes.short.0'"),
+        ("sizes.shrt=1", "'sizes.short'"),
     ],
 )
 def test_a_misspelt_key_names_the_right_one(row, override, suggestion):

@@ -66,8 +66,8 @@ def test_records_have_contiguous_classes_ordered_by_id(toy_coco):
 def test_the_same_files_are_one_dataset_parsed_once(toy_coco, tmp_path, monkeypatch):
     coco_file._read_coco.cache_clear()
     calls = []
-    real = json.load
-    monkeypatch.setattr(coco_file.json, "load", lambda file: calls.append(1) or real(file))
+    real = json.loads
+    monkeypatch.setattr(coco_file.json, "loads", lambda text: calls.append(1) or real(text))
     name = register_coco(*toy_coco)
     assert register_coco(*toy_coco) == name
     assert register_coco(os.path.join(toy_coco[0], "."), toy_coco[1]) == name

@@ -165,6 +165,8 @@ def test_a_broken_image_is_replaced_by_one_of_its_kind_and_reported_once(caplog)
 def test_more_broken_images_than_allowed_stop_the_run_with_the_list():
     with pytest.raises(DatasetError, match=r"3 image files could not be read(.|\n)*broken"):
         list(itertools.islice(make_failing("0246", max_unreadable_images=2), 100))
+    with pytest.raises(DatasetError, match="2 image files"):  # in different samples
+        list(itertools.islice(make_failing("07", max_unreadable_images=1), 100))
     with pytest.raises(DatasetError, match="1 image files"):
         list(itertools.islice(make_failing("6", max_unreadable_images=0), 100))
     list(itertools.islice(make_failing("25", max_unreadable_images=2), 100))

@@ -49,6 +49,12 @@ def test_crowds_and_emptied_boxes_are_left_out(tmp_path):
     assert instances.gt_classes.tolist() == [1]
 
 
+def test_boxes_are_cut_to_the_image(tmp_path):
+    record = make_record(tmp_path / "a.png", boxes=[(-3, -2, 10, 5), (30, 10, 20, 20), (41, 0, 5, 5)])
+    boxes = DenseMapper(True, augmentations=[])(record)["instances"].gt_boxes.tensor
+    assert boxes.tolist() == [[0, 0, 7, 3], [30, 10, 40, 20]]
+
+
 def test_no_boxes(tmp_path):
     record = make_record(tmp_path / "a.png")
     for annotations in ([], None):

@@ -147,10 +147,10 @@ def test_training_curve_has_a_panel_for_what_is_there(tmp_path):
         widths.append(Image.open(target).width)
     assert widths[0] == pytest.approx(3 * widths[2], abs=2) and widths[1] == pytest.approx(2 * widths[2], abs=2)
     assert [
-        n for n in ("bbox/AP", "ema/bbox/AP", "coco/bbox/AP50", "bbox/AP-star", "AP") if visualize._is_summary_ap(n)
+        n for n in ("bbox/AP", "bbox_ema/AP", "coco/bbox/AP50", "bbox/AP-star", "AP") if visualize._is_summary_ap(n)
     ] == [
         "bbox/AP",
-        "ema/bbox/AP",
+        "bbox_ema/AP",
         "coco/bbox/AP50",
     ]
 

@@ -1,0 +1,79 @@
+from dense_d2.modeling.dense_detector import DenseDetector, log_scalar, select_candidates, select_detections
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from detectron2.utils.events import EventStorage
+from omegaconf import ListConfig
+from torch import nn
+
+
+class Pass(Backbone):
+    def forward(self, x):
+        return {"p3": x}
+
+    def output_shape(self):
+        return {"p3": ShapeSpec(channels=3, stride=1)}
+
+
+def detector(**kwargs):
+    return DenseDetector(
+        backbone=Pass(),
+        head=nn.Identity(),
+        num_classes=2,
+        pixel_mean=ListConfig([10.0, 20.0, 30.0]),
+        pixel_std=ListConfig([1.0, 2.0, 1.0]),
+        test_score_thresh=0.05,
+        test_nms_thresh=0.6,
+        test_topk_candidates=1000,
+        max_detections_per_image=100,
+        **kwargs,
+    )
+
+
+def test_padding_is_the_mean_colour():
+    images = [torch.full((3, 2, 3), 50, dtype=torch.uint8), torch.full((3, 4, 2), 40.0)]
+    batch = detector().preprocess_image([{"image": image} for image in images])
+    assert batch.tensor.shape == (2, 3, 4, 3) and batch.image_sizes == [(2, 3), (4, 2)]
+    assert batch.tensor[0, :, 0, 0].tolist() == [40, 15, 20]
+    assert not batch.tensor[0, :, 2:].any() and not batch.tensor[1, :, :, 2:].any()
+
+
+def test_memory_format():
+    images = [{"image": torch.zeros(3, 4, 4)}]
+    assert detector().preprocess_image(images).tensor.is_contiguous(memory_format=torch.channels_last)
+    assert detector(channels_last=False).preprocess_image(images).tensor.is_contiguous()
+
+
+def test_pixel_statistics_are_no_state():
+    assert not detector().state_dict()
+
+
+def test_candidates_are_the_best_pairs_above_the_threshold():
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.05], [0.0, 0.7]])
+    kept, anchors, classes = select_candidates(scores, score_thresh=0.1, topk=4)
+    torch.testing.assert_close(kept, torch.tensor([0.9, 0.8, 0.7, 0.3]))
+    assert anchors.tolist() == [0, 1, 3, 2] and classes.tolist() == [0, 1, 1, 0]
+    assert len(select_candidates(scores, score_thresh=0.1, topk=1000)[0]) == 5
+    assert [len(x) for x in select_candidates(scores, score_thresh=0.95, topk=4)] == [0, 0, 0]
+
+
+def test_nms_is_class_wise_and_boxes_are_not_clipped():
+    boxes = torch.tensor([[-5.0, 0, 10, 10], [-5.0, 0, 10, 9], [-5.0, 0, 10, 10], [50.0, 50, 60, 60]])
+    scores, classes = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0, 0, 1, 0])
+    kept = select_detections(boxes, scores, classes, (40, 40), nms_thresh=0.6, max_detections=10)
+    assert kept.pred_boxes.tensor.tolist() == boxes[[0, 2, 3]].tolist()
+    assert kept.pred_classes.tolist() == [0, 1, 0] and kept.image_size == (40, 40)
+    assert len(select_detections(boxes, scores, classes, (40, 40), nms_thresh=0.6, max_detections=2)) == 2
+    # IoU 0.9 exactly: only a higher one is dropped
+    assert len(select_detections(boxes, scores, classes, (40, 40), nms_thresh=0.95, max_detections=10)) == 4
+
+
+def test_scalars_are_logged_only_when_writers_look():
+    log_scalar("count", torch.tensor(3.0))  # no storage: nothing happens
+    with EventStorage(18) as storage:
+        log_scalar("count", torch.tensor(3.0))
+        assert "count" not in storage.latest()
+        storage.step()
+        log_scalar("count", torch.tensor(3.0))
+        assert storage.latest()["count"] == (3.0, 19)
