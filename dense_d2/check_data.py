@@ -1,9 +1,9 @@
-"""Checks COCO-format data before anybody trains on it: `python -m dense_d2.check_data --images DIR --annotations
-FILE [--json]`.
+"""Checks COCO-format data before anybody trains on it.
 
-Every finding has a severity, a name, a count, its first examples and what will happen. Exit status: 0 without
-errors, 1 with errors, 2 where the check could not be made. `check_before_training` is the same check inside the
-trainer.
+    python -m dense_d2.check_data --images DIR --annotations FILE [--decode] [--json]
+
+Exit status: 0 without errors, 1 with errors, 2 where the check could not be made. `check_before_training` is the same
+check inside the trainer.
 
 Shapes: I images, M annotations.
 """
@@ -20,7 +20,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from .coco_file import CocoFile, DatasetError, box_faults, printable, read_coco
+from .coco_file import MAX_EXAMPLES, CocoFile, DatasetError, box_faults, printable, read_coco
 from .data.image_file import probe_image
 from .data_report import DataReport, Finding
 from .datasets import check_name
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 NUM_THREADS = 16
 CHUNK = 64
-MAX_EXAMPLES = 5
 PARTLY_OUTSIDE_PIXELS = 0.5  # rounding of corners to whole pixels is no finding
 SMALL_BOX_SIDE = 12  # YOLOF on C5 has no positive anchor for a smaller square, at the scale of the network input
 DROPPED, STOPS = "dropped", "training stops"
@@ -67,10 +66,10 @@ def check_data(images_dir, annotations, decode=False, progress=False) -> DataRep
         DatasetError: the annotation file is missing or no JSON.
     """
     coco = read_coco(annotations)
-    findings = [
-        Finding(*_FILE_PROBLEMS[name][:1], name, p.count, tuple(p.examples[:MAX_EXAMPLES]), _FILE_PROBLEMS[name][1])
-        for name, p in coco.problems.items()
-    ]
+    findings = []
+    for name, problem in coco.problems.items():
+        severity, consequence = _FILE_PROBLEMS[name]
+        findings.append(Finding(severity, name, problem.count, tuple(problem.examples), consequence))
     image_findings, sizes = _check_images(images_dir, coco, decode, progress)
     box_findings, usable = _check_boxes(coco, sizes[coco.image_index])
     findings += image_findings + box_findings
@@ -87,9 +86,8 @@ def _check_images(images_dir, coco: CocoFile, decode, progress):
     names = [image.file_name for image in coco.images]
     chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
     facts = []
-    with ThreadPoolExecutor(NUM_THREADS) as pool, tqdm(
-        total=len(names), unit="image", disable=not progress or None
-    ) as bar:
+    bar = tqdm(total=len(names), unit="image", disable=None if progress else True)  # None: on a terminal only
+    with ThreadPoolExecutor(NUM_THREADS) as pool, bar:
         for part in pool.map(lambda chunk: [probe_image(os.path.join(images_dir, n), decode) for n in chunk], chunks):
             facts += part
             bar.update(len(part))

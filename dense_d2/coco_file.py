@@ -16,9 +16,19 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-__all__ = ["BOX_FAULTS", "CocoFile", "CocoImage", "DatasetError", "Problem", "box_faults", "printable", "read_coco"]
+__all__ = [
+    "BOX_FAULTS",
+    "MAX_EXAMPLES",
+    "CocoFile",
+    "CocoImage",
+    "DatasetError",
+    "Problem",
+    "box_faults",
+    "printable",
+    "read_coco",
+]
 
-MAX_EXAMPLES = 10
+MAX_EXAMPLES = 5
 _NUMBERS = frozenset((int, float))
 BOX_FAULTS = ("non-finite-box", "negative-size-box", "zero-size-box", "box-outside-image")
 

@@ -6,43 +6,35 @@ import math
 import torch
 from detectron2.engine import HookBase
 
-__all__ = ["EMA", "evaluation_weights"]
+__all__ = ["EMA", "SWA", "evaluation_weights"]
 
 
-class EMA(HookBase):
-    """Exponential moving average of weights and buffers, kept beside the raw weights.
+class _AveragedWeights(HookBase):
+    """Weights and buffers averaged over training, beside the raw ones, which training goes on with.
 
-    Training goes on with the raw weights; evaluation reports both, the averaged under names that end in `_ema`.
-
-    Args:
-        decay: share of the old average that a step keeps, in the long run.
-        warmup: iterations over which the decay rises: decay * (1 - exp(-updates / warmup)); 0: constant.
-
-    Source: YOLOX's released code (decay 0.9998, warm-up 2000).
+    Evaluation reports both, the averaged under names that end in `suffix`. Checkpoints hold both.
     """
 
-    suffix = "_ema"
+    suffix = ""
 
-    def __init__(self, decay=0.9998, warmup=2000):
-        if not 0 < decay < 1:
-            raise ValueError(f"EMA decay is {decay}: give a number between 0 and 1, such as 0.9998.")
-        self.decay, self.warmup = decay, warmup
+    def __init__(self):
         self.updates, self.weights = 0, None
 
     def before_train(self):
+        if self.weights is not None:  # loaded from a checkpoint, on the CPU
+            current = _state(self.trainer.model)
+            self.weights = {name: self.weights[name].to(value.device) for name, value in current.items()}
+
+    @torch.no_grad()
+    def update(self, share):
+        """Moves the average by `share` in [0, 1] towards the current weights; what is no float is taken as it is."""
+        self.updates += 1
         current = _state(self.trainer.model)
         if self.weights is None:
             self.weights = {name: value.clone() for name, value in current.items()}
-        self.weights = {name: self.weights[name].to(value.device) for name, value in current.items()}
-
-    @torch.no_grad()
-    def after_step(self):
-        self.updates += 1
-        decay = self.decay * (1 - math.exp(-self.updates / self.warmup)) if self.warmup else self.decay
-        current = _state(self.trainer.model)
-        averaged = [name for name, value in current.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.weights[name] for name in averaged], [current[name] for name in averaged], 1 - decay)
-        for name in current.keys() - set(averaged):
+        floats = [name for name, value in current.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.weights[name] for name in floats], [current[name] for name in floats], share)
+        for name in current.keys() - set(floats):
             self.weights[name].copy_(current[name])
 
     @contextlib.contextmanager
@@ -63,11 +55,59 @@ class EMA(HookBase):
         self.updates, self.weights = state_dict["updates"], dict(state_dict["weights"])
 
 
+class EMA(_AveragedWeights):
+    """Exponential moving average, under names that end in `_ema`.
+
+    Args:
+        decay: share of the old average that a step keeps, in the long run.
+        warmup: iterations over which the decay rises: decay * (1 - exp(-updates / warmup)); 0: constant.
+
+    Source: YOLOX's released code (decay 0.9998, warm-up 2000).
+    """
+
+    suffix = "_ema"
+
+    def __init__(self, decay=0.9998, warmup=2000):
+        if not 0 < decay < 1:
+            raise ValueError(f"EMA decay is {decay}: give a number between 0 and 1, such as 0.9998.")
+        super().__init__()
+        self.decay, self.warmup = decay, warmup
+
+    def before_train(self):
+        super().before_train()
+        if self.weights is None:  # the average starts at the weights before the first step
+            self.weights = {name: value.clone() for name, value in _state(self.trainer.model).items()}
+
+    def after_step(self):
+        rise = 1 - math.exp(-(self.updates + 1) / self.warmup) if self.warmup else 1.0
+        self.update(1 - self.decay * rise)
+
+
+class SWA(_AveragedWeights):
+    """Stochastic weight averaging: the mean of the weights at the end of every cycle, under names that end in `_swa`.
+
+    Args:
+        cycle_iters: length of a cycle, iterations; that of the schedule (`CosineCycles`).
+
+    Source: Zhang et al. 2020, "SWA Object Detection": 12 cycles of one epoch. Buffers are averaged too.
+    """
+
+    suffix = "_swa"
+
+    def __init__(self, cycle_iters):
+        super().__init__()
+        self.cycle_iters = cycle_iters
+
+    def after_step(self):
+        if (self.trainer.iter + 1) % self.cycle_iters == 0:
+            self.update(1 / (self.updates + 1))
+
+
 def evaluation_weights(model, hooks):
     """Yields (suffix, context manager): the raw weights, then those of every hook that keeps others."""
     yield "", contextlib.nullcontext()
     for hook in hooks:
-        if getattr(hook, "weights", None) is not None and hasattr(hook, "applied_to"):
+        if isinstance(hook, _AveragedWeights) and hook.weights is not None:
             yield hook.suffix, hook.applied_to(model)
 
 

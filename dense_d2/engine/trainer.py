@@ -138,8 +138,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
     def _evaluate(self):
-        stateful = [hook for hook in self._hooks if hasattr(hook, "applied_to")]
-        self._last_eval_results = self._test_all_weights(self.cfg, self.model, stateful, iteration=self.iter)
+        self._last_eval_results = self._test_all_weights(self.cfg, self.model, self._hooks, iteration=self.iter)
         return self._last_eval_results
 
     @classmethod
@@ -201,17 +200,17 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         checkpointer = DenseCheckpointer(model, cfg.train.output_dir, meta=checkpoint_meta(cfg, cfg.dataset.test.name))
         rest = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
         states = rest.get("trainer", {}).get("hooks", {})
-        stateful = [instantiate(hook) for hook in cfg.train.hooks.values()]
-        for hook in stateful:
+        averages = [instantiate(hook) for hook in cfg.train.hooks.values()]
+        for hook in averages:
             if type(hook).__qualname__ in states:
                 hook.load_state_dict(states[type(hook).__qualname__])
-        return cls._test_all_weights(cfg, model, stateful, iteration=rest.get("iteration"))
+        return cls._test_all_weights(cfg, model, averages, iteration=rest.get("iteration"))
 
     @classmethod
-    def _test_all_weights(cls, cfg, model, stateful_hooks, iteration):
+    def _test_all_weights(cls, cfg, model, all_hooks, iteration):
         """Tests the raw weights and those that hooks keep, under different names, and writes them to results.json."""
         results = {}
-        for suffix, weights in evaluation_weights(model, stateful_hooks):
+        for suffix, weights in evaluation_weights(model, all_hooks):
             if suffix:
                 logger.info("Evaluating the weights of %s", suffix.strip("_").upper())
             with weights:

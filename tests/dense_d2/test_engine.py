@@ -1,6 +1,6 @@
 """One training step, parameter groups, the schedule, EMA and the environment of a launch."""
 
-from dense_d2.engine import EMA, StepTrainer, WarmupMultiStep, launch, param_groups
+from dense_d2.engine import EMA, SWA, CosineCycles, StepTrainer, WarmupMultiStep, launch, param_groups
 from dense_d2.engine.hooks import evaluation_weights
 from dense_d2.engine.launch import _first_host, _slurm_environment
 from dense_d2.engine.step import amp_dtype
@@ -160,6 +160,31 @@ def test_ema_warmup_starts_at_the_weights_themselves():
     again = EMA(decay=0.9998, warmup=2000)
     again.load_state_dict(hook.state_dict())
     assert again.updates == 1 and torch.equal(again.weights["weight"], hook.weights["weight"])
+
+
+def test_swa_is_the_mean_of_the_ends_of_cycles():
+    model = nn.BatchNorm1d(1)
+    hook = SWA(cycle_iters=2)
+    hook.trainer = OneHookTrainer(model)
+    hook.before_train()
+    for iteration in range(7):
+        with torch.no_grad():
+            model.weight.fill_(iteration)
+        hook.trainer.iter = iteration
+        if iteration == 5:  # a resumed run goes on with the same average
+            again = SWA(cycle_iters=2)
+            again.load_state_dict(hook.state_dict())
+            again.trainer, hook = hook.trainer, again
+            hook.before_train()
+        hook.after_step()
+    assert hook.updates == 3
+    assert hook.weights["weight"].item() == pytest.approx((1 + 3 + 5) / 3)
+
+
+def test_cosine_cycles_start_anew():
+    schedule = CosineCycles(max_iter=20, cycle_iters=10, end_factor=0.01)
+    at = [schedule(i / 20) for i in (0, 5, 9, 10, 15)]
+    assert at == pytest.approx([1, 0.505, 0.01 + 0.99 * (1 - 0.9510565) / 2, 1, 0.505])
 
 
 def test_slurm_step_becomes_torchruns_variables():

@@ -50,8 +50,8 @@ def test_activation_comes_before_the_addition(activation, slope):
 
 
 def test_norm_and_activation_can_be_chosen():
-    model = encoder(norm="GN", activation="LeakyReLU") if False else DilatedBlock(64, 32, 1, norm="GN")
-    assert isinstance(model.conv1[1], nn.GroupNorm)
+    block = DilatedBlock(64, 32, dilation=1, norm="GN")
+    assert isinstance(block.conv1[1], nn.GroupNorm)
     with pytest.raises(ValueError, match="'relu' is not known.*ReLU"):
         encoder(activation="relu")
 

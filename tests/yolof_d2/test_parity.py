@@ -26,6 +26,9 @@ def model(tmp_path_factory):
     model = instantiate(LazyConfig.load(os.path.join(ROOT, "configs/common/models/yolof.py")).model)
     DenseCheckpointer(model).load(str(path))
     path.unlink()
+    for module in model.head.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0  # so that no test changes the running statistics
     return model
 
 
@@ -40,11 +43,17 @@ def inputs():
     return batch
 
 
-def test_predictions_and_detections(model, inputs):
+@pytest.fixture(scope="module")
+def images_and_features(model, inputs):
+    """Computed once: the norms of the backbone are frozen, so training and inference see the same features."""
+    images = model.preprocess_image(inputs)
+    return images, [model.backbone(images.tensor)["res5"]]
+
+
+def test_predictions_and_detections(model, images_and_features):
+    images, features = images_and_features
     model.eval()
     with torch.no_grad():
-        images = model.preprocess_image(inputs)
-        features = [model.backbone(images.tensor)["res5"]]
         predictions = model.head(features)
         _, logits, deltas = model._dense_predictions(features, predictions)
         results = model.forward_inference(images, features, predictions)
@@ -64,15 +73,15 @@ def test_predictions_and_detections(model, inputs):
 
 
 @pytest.mark.parametrize("statistics", ["batch", "running"])
-def test_losses_and_gradient_norm(model, inputs, statistics):
+def test_losses_and_gradient_norm(model, inputs, images_and_features, statistics):
+    images, features = images_and_features
     model.train()
     model.head.train(statistics == "batch")
     model.zero_grad()
-    losses = model(inputs)
-    sum(losses.values()).backward()
+    losses = model.forward_training(images, features, model.head(features), [x["instances"] for x in inputs])
+    sum(losses.values()).backward(retain_graph=True)
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.requires_grad]).norm()
     expected_cls, expected_box, expected_norm = REFERENCE[f"losses_{statistics}_stats"]
-    assert sorted(losses) == ["loss_box_reg", "loss_cls"]
     assert losses["loss_cls"].item() == pytest.approx(expected_cls, rel=2e-4)
     assert losses["loss_box_reg"].item() == pytest.approx(expected_box, rel=2e-4)
     assert norm.item() == pytest.approx(expected_norm, rel=2e-3)

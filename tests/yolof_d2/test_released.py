@@ -1,8 +1,7 @@
-"""Key names of the released files, typed out from the files and from mmdetection's module names, not from our code."""
+"""Key names of the released files: the author's from the parity reference, mmdetection's typed out from its modules."""
 
 import os
 
-from tests.parity import recipe  # noqa: F401  (documents where the author's key list comes from)
 from yolof_d2.released import from_author, from_mmdet
 
 import numpy as np

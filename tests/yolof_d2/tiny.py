@@ -1,6 +1,5 @@
 """A YOLOF small enough for tests: one convolution of stride 32 for a backbone, a narrow head."""
 
-from dense_d2.compat import batch_images  # noqa: F401  (repairs Detectron2 before its import)
 from yolof_d2.box_coder import CenterClampBox2BoxTransform
 from yolof_d2.decoder import YOLOFDecoder
 from yolof_d2.encoder import DilatedEncoder

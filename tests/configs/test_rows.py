@@ -1,0 +1,88 @@
+"""Every config: loads, builds, has the published size, keeps the contract, and survives being saved and read back."""
+
+import pathlib
+
+from dense_d2.config import dump_config, load_config
+from dense_d2.engine.optim import CosineCycles
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+ROOT = pathlib.Path(__file__).parents[2]
+# million parameters: specs of the papers' released model zoos
+ROWS = {
+    "yolof/yolof_r50_c5_1x": 44.113,
+    "yolof/yolof_r50_dc5_1x": 44.505,
+    "yolof/yolof_r101_c5_1x": 63.053,
+    "yolof/yolof_r101_dc5_1x": 63.445,
+    "yolof/yolof_x101_64x4d_c5_1x": 101.861,
+    "yolof/yolof_r50_c5_ms_6x": 44.113,
+    "yolof/yolof_r101_c5_ms_6x": 63.053,
+    "yolof/yolof_x101_64x4d_c5_ms_3x": 101.861,
+    "yolof/yolof_csp_d53_dc5_3x": 48.266,
+    "yolof/yolof_csp_d53_dc5_9x": 48.266,
+    "yolof/yolof_csp_d53_dc5_9x_stage2_3x": 48.266,
+    "yolof/yolof_csp_d53_dc5_swa_3x": 48.266,
+    "yolof/yolof_thin_bccd": None,
+    "yolof/yolof_thin_shapes": None,
+}
+
+
+def path_of(row):
+    return ROOT / "configs" / f"{row}.py"
+
+
+def test_the_table_names_every_row():
+    folders = [folder for folder in (ROOT / "configs").iterdir() if folder.name not in ("common", "yacs")]
+    found = {str(p.relative_to(ROOT / "configs").with_suffix("")) for f in folders for p in f.rglob("*.py")}
+    assert found == set(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row_keeps_the_contract(row):
+    cfg = load_config(path_of(row))
+    assert set(cfg) == {"model", "dataset", "dataloader", "optimizer", "lr_multiplier", "train", "tta"}
+    assert {"output_dir", "device", "max_iter", "init_checkpoint", "seed"} <= set(cfg.train)
+    thresholds = {"test_score_thresh", "test_nms_thresh", "test_topk_candidates", "max_detections_per_image"}
+    assert thresholds <= set(cfg.model)
+    assert cfg.dataloader.test.mapper.image_format in ("BGR", "RGB")
+    assert cfg.train.output_dir == f"output/{path_of(row).stem}"
+    lines = path_of(row).read_text().splitlines()
+    assert len(lines) <= 30
+    if ROWS[row]:
+        assert any("Expected box AP" in line for line in lines[:2])
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row_survives_saving(row, tmp_path):
+    cfg = load_config(path_of(row))
+    (tmp_path / "config.yaml").write_text(dump_config(cfg))
+    assert dump_config(load_config(tmp_path / "config.yaml")) == dump_config(cfg)
+
+
+@pytest.mark.parametrize("row", [row for row, size in ROWS.items() if size])
+def test_row_has_the_published_size(row):
+    with torch.device("meta"):
+        model = instantiate(load_config(path_of(row)).model)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 3) == ROWS[row]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_schedule_runs_from_start_to_end(row):
+    cfg = load_config(path_of(row))
+    schedule = instantiate(cfg.lr_multiplier)
+    factors = [schedule(i / cfg.train.max_iter) for i in (0, cfg.train.max_iter // 2, cfg.train.max_iter - 1)]
+    if isinstance(schedule, CosineCycles):
+        assert factors == pytest.approx([1.0, 1.0, 0.01], rel=1e-2)
+    else:
+        assert factors[0] < 0.01 and factors[1:] == pytest.approx([1.0, 0.01])
+
+
+def test_optimizer_groups_of_r50():
+    cfg = load_config(path_of("yolof/yolof_r50_c5_1x"))
+    with torch.device("meta"):
+        cfg.optimizer.params.model = instantiate(cfg.model)
+    groups = instantiate(cfg.optimizer).param_groups
+    found = {(round(g["lr"], 5), g["weight_decay"]): len(g["params"]) for g in groups}
+    assert found == {(0.04008, 1e-4): 42, (0.12, 1e-4): 46, (0.12, 0.0): 40}
