@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 PIP = .venv/bin/python -m pip install --quiet --require-hashes --no-deps
 STAMP = .venv/.installed
 
+# On a shared machine, threads that wait by spinning cost more than they gain.
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: demo test lint env lock clean
 
 demo: $(STAMP)

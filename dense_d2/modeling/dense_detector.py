@@ -11,7 +11,6 @@ from typing import Tuple
 
 from dense_d2.compat import batch_images
 
-from .frozen_norm import fold_frozen_norms
 from dense_d2.modeling.frozen_norm import fold_frozen_norms
 
 import torch
