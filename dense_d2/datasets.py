@@ -36,8 +36,8 @@ def resolve_datasets(cfg):
     """Registers the files named in `cfg.dataset.{train,test}` and writes dataset names and the class count into
     `cfg`.
 
-    A split with files gets its `name` replaced. `cfg.model.num_classes` follows the files, or, where no split has
-    files, the classes of the registered training set. Calling it again changes nothing.
+    A split with files gets its `name` replaced, and `cfg.model.num_classes` follows the files. Registered names leave
+    it alone; `check_before_training` compares. Calling it again changes nothing.
 
     Args:
         cfg: a LazyConfig; without a section `dataset` it is left alone.
@@ -61,10 +61,6 @@ def resolve_datasets(cfg):
         classes[split] = MetadataCatalog.get(section.name).thing_classes
     if len(classes) == 2 and classes["train"] != classes["test"]:
         raise DatasetError(_disagreement(classes["train"], classes["test"]))
-    if not classes and "train" in sections:
-        known = [n for n in _as_names(sections["train"].name) if n in DatasetCatalog and n in MetadataCatalog]
-        thing_classes = MetadataCatalog.get(known[0]).get("thing_classes") if known else None
-        classes = {"train": thing_classes} if thing_classes else {}
     if classes and "num_classes" in cfg.get("model", {}):
         num_classes = len(next(iter(classes.values())))
         if cfg.model.num_classes != num_classes:
@@ -228,7 +224,3 @@ def drop_bad_boxes(records, name="the dataset"):
 def to_xywh(box, mode):
     """Args: box of four numbers, mode a BoxMode. Returns x, y, width, height."""
     return box if mode == BoxMode.XYWH_ABS else BoxMode.convert(list(box), mode, BoxMode.XYWH_ABS)
-
-
-def _as_names(names):
-    return [names] if isinstance(names, str) else list(names)

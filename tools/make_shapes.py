@@ -26,7 +26,7 @@ CLASSES = ("circle", "square", "triangle", "star")
 MIN_SIZE, MAX_SIZE = 24, 110  # longer side of a box, pixels
 MAX_HIDDEN = 0.3  # share of a shape's area
 MAX_SHAPES = 6  # an image
-MIN_CONTRAST = 70  # distance of a colour from the background's mean, RGB 0..255
+MIN_CONTRAST = 90  # distance of a colour from the background's mean, RGB 0..255
 SUPERSAMPLING = 4
 MARKER = "shapes.json"  # says that this tool made the directory, and how
 
@@ -54,7 +54,7 @@ def make_shapes(
         raise ValueError(f"size is {size}; shapes of up to {MAX_SIZE} pixels need images of at least 128")
     root = pathlib.Path(output)
     splits = {"train": num_train, "test": num_test}
-    recipe = {"made_by": "tools.make_shapes", "version": 1, "size": size, "seed": seed, **splits}
+    recipe = {"made_by": "tools.make_shapes", "version": 2, "size": size, "seed": seed, **splits}
     paths = {}
     for split in splits:
         paths[f"{split}_images"] = str(root / split)
@@ -149,8 +149,7 @@ def _random_shape(rng, size) -> Shape:
     class_index = int(rng.integers(len(CLASSES)))
     outline = _outline(CLASSES[class_index], rng.uniform(0, 2 * math.pi))
     outline -= (outline.min(axis=0) + outline.max(axis=0)) / 2
-    longer_side = np.exp(rng.uniform(math.log(MIN_SIZE), math.log(MAX_SIZE)))  # as many small as large
-    outline *= longer_side / np.ptp(outline, axis=0).max()
+    outline *= rng.uniform(MIN_SIZE, MAX_SIZE) / np.ptp(outline, axis=0).max()
     half = np.ptp(outline, axis=0) / 2
     outline += rng.uniform(half + 1, size - half - 1)  # wholly inside the image
     return Shape(class_index, outline, (*outline.min(axis=0).tolist(), *outline.max(axis=0).tolist()))

@@ -10,7 +10,6 @@ Boxes are XYXY in pixels of the network input.
 from typing import Tuple
 
 from dense_d2.compat import batch_images
-
 from dense_d2.modeling.frozen_norm import fold_frozen_norms
 
 import torch

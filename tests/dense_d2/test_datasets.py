@@ -91,11 +91,8 @@ def test_a_split_without_files_keeps_its_name(toy_coco):
     assert cfg.model.num_classes == 3
 
 
-def test_registered_names_give_the_class_count():
-    assert resolve_datasets(make_config(num_classes=3)).model.num_classes == 80
-    cfg = make_config(train={"name": "nobody_knows_this"}, num_classes=3)
-    assert resolve_datasets(cfg).model.num_classes == 3
-    assert "nobody_knows_this" not in MetadataCatalog
+def test_registered_names_leave_the_class_count_alone():
+    assert resolve_datasets(make_config(num_classes=3)).model.num_classes == 3
 
 
 def test_configs_without_a_dataset_are_left_alone():

@@ -1,10 +1,7 @@
-"""YOLOF, whole networks: `model` (R50-C5), which most rows edit, and `model_csp_d53_dc5`."""
-
-import copy
+"""YOLOF R50-C5, the whole network."""
 
 from dense_d2.modeling.resnet import make_resnet_stages
 from yolof_d2.box_coder import CenterClampBox2BoxTransform
-from yolof_d2.cspdarknet import CSPDarkNet
 from yolof_d2.decoder import YOLOFDecoder
 from yolof_d2.encoder import DilatedEncoder
 from yolof_d2.head import YOLOFHead
@@ -64,16 +61,3 @@ model = L(YOLOF)(
     test_topk_candidates=1000,
     max_detections_per_image=100,
 )
-
-# CSPDarkNet-53-DC5. Top-k: 8 in the paper and the official repository; 4 in the author's Detectron2 port, same AP.
-model_csp_d53_dc5 = copy.deepcopy(model)
-model_csp_d53_dc5.backbone = L(CSPDarkNet)(
-    out_features=["res5"], norm="SyncBN", norm_eps=1e-4, norm_momentum=0.03, res5_dilation=2, freeze_at=2
-)
-model_csp_d53_dc5.head.encoder.update(
-    in_channels=1024, block_dilations=[1, 2, 3, 4, 5, 6, 7, 8], norm="SyncBN", activation="LeakyReLU"
-)
-model_csp_d53_dc5.head.decoder.num_anchors = 6
-model_csp_d53_dc5.anchor_generator.update(sizes=[[16, 32, 64, 128, 256, 512]], strides=[16])
-model_csp_d53_dc5.matcher.topk = 8
-model_csp_d53_dc5.pos_ignore_thresh = 0.1
