@@ -65,10 +65,7 @@ def yolof_step(options):
 def build(path, options):
     torch.manual_seed(0)
     cfg = load_config(path, [f"train.device={options.device}"])
-    model = instantiate(cfg.model).to(options.device)
-    if options.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return cfg, model
+    return cfg, instantiate(cfg.model).to(options.device)
 
 
 def inference(path, options, height, width):
@@ -191,7 +188,6 @@ def main(argv=None):
     parser.add_argument("--only", default="", help="run the items whose name contains this")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--amp", default="", choices=("", "bfloat16", "float16"))
-    parser.add_argument("--no-channels-last", dest="channels_last", action="store_false")
     parser.add_argument("--json", help="also write the figures here")
     options = parser.parse_args(argv)
     names = [name for name in ITEMS if options.only in name]
@@ -204,7 +200,6 @@ def main(argv=None):
         **describe_machine(torch.device(options.device)),
         "rounds": options.rounds,
         "dtype": options.amp or "float32",
-        "channels_last": options.channels_last,
         "yardstick_seconds": round(base, 4),
     }
     print(", ".join(f"{key} {value}" for key, value in setting.items()))

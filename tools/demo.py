@@ -24,7 +24,7 @@ def run_demo(output, overrides=()):
     run = os.path.join(output, "run")
     _make_room(run)
     print(f"1. Drawing 400 training and 100 test images of shapes in {output}/shapes", flush=True)
-    data = make_shapes(os.path.join(output, "shapes"))
+    data = make_shapes(os.path.join(output, "shapes"), num_train=400, num_test=100, size=192)
     arguments = ["--config-file", CONFIG, f"train.output_dir={run}", "train.device=cpu"]
     for split in ("train", "test"):
         arguments += [f"dataset.{split}.images={data[f'{split}_images']}"]

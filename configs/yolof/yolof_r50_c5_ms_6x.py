@@ -6,6 +6,4 @@ train.output_dir = "output/yolof_r50_c5_ms_6x"
 train.max_iter = 135000
 lr_multiplier.milestones = [120000, 130000]
 
-dataloader.train.mapper.augmentations[0].update(
-    short_edge_length=[400, 1400], max_size=1600, sample_style="range"
-)
+dataloader.train.mapper.augmentations[0].update(short_edge_length=[400, 1400], max_size=1600, sample_style="range")

@@ -7,6 +7,4 @@ train.output_dir = "output/yolof_x101_64x4d_c5_ms_3x"
 train.max_iter = 135000
 lr_multiplier.milestones = [105000, 125000]
 
-dataloader.train.mapper.augmentations[0].update(
-    short_edge_length=[400, 1400], max_size=1600, sample_style="range"
-)
+dataloader.train.mapper.augmentations[0].update(short_edge_length=[400, 1400], max_size=1600, sample_style="range")

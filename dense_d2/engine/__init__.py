@@ -6,4 +6,14 @@ from .optim import CosineCycles, WarmupMultiStep, param_groups
 from .step import StepTrainer
 from .trainer import LazyTrainer, YacsTrainer
 
-__all__ = ["EMA", "SWA", "CosineCycles", "LazyTrainer", "StepTrainer", "WarmupMultiStep", "YacsTrainer", "launch", "param_groups"]
+__all__ = [
+    "EMA",
+    "SWA",
+    "CosineCycles",
+    "LazyTrainer",
+    "StepTrainer",
+    "WarmupMultiStep",
+    "YacsTrainer",
+    "launch",
+    "param_groups",
+]

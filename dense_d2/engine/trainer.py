@@ -186,12 +186,13 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         results = evaluate(model, cls.build_test_loader(cfg), evaluator, amp_dtype=dtype)
         if not comm.is_main_process():
             return {}
-        print_csv_format({"bbox": {k: v for k, v in results["bbox"].items() if not k.startswith("AP-")}})
+        overall = {name: value for name, value in results.get("bbox", {}).items() if not name.startswith("AP-")}
+        print_csv_format({"bbox": overall})
         return results
 
     @classmethod
     def evaluate_checkpoint(cls, cfg, resume=False):
-        """What `--eval-only` does: loads `train.init_checkpoint` (or, to resume, the run's last checkpoint) and tests it."""
+        """`--eval-only`: loads `train.init_checkpoint`, or with `resume` the run's last checkpoint, and tests it."""
         if not cfg.train.init_checkpoint and not resume:
             raise ValueError(
                 "--eval-only needs weights: train.init_checkpoint=FILE, or --resume for the run's last ones."
@@ -290,4 +291,3 @@ def _refuse_used_directory(output_dir, resume):
             f"{output_dir} holds the checkpoints of an earlier run. --resume goes on with it; "
             "train.output_dir=<another folder> starts a new one beside it."
         )
-
