@@ -1,5 +1,5 @@
 # Two commands: `make demo` and `make test`. Both make .venv first, pinned and hash-checked; nothing is installed elsewhere.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = .venv/bin/python -m pip install --quiet --require-hashes --no-deps
 STAMP = .venv/.installed
 
@@ -24,6 +24,8 @@ env: $(STAMP)
 # Four steps: the installer, the libraries, Detectron2 (its setup imports torch), this project.
 $(STAMP): requirements/build.txt requirements/lock.txt requirements/detectron2.txt pyproject.toml
 	@echo "Installing into .venv: about 5 GB (PyTorch's ordinary CUDA build, which runs on a CPU too), a few minutes."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "The pinned set is for Python 3.11, and $(PYTHON) is another: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PIP) -r requirements/build.txt
 	$(PIP) --no-build-isolation -r requirements/lock.txt

@@ -23,8 +23,8 @@ def run_demo(output, overrides=()):
     """Returns the results of the last evaluation, as results.json holds them."""
     run = os.path.join(output, "run")
     _make_room(run)
-    print(f"1. Drawing 400 training and 100 test images of shapes in {output}/shapes", flush=True)
-    data = make_shapes(os.path.join(output, "shapes"), num_train=400, num_test=100, size=192)
+    print(f"1. Drawing 1000 training and 100 test images of shapes in {output}/shapes", flush=True)
+    data = make_shapes(os.path.join(output, "shapes"), num_train=1000, num_test=100, size=192)
     arguments = ["--config-file", CONFIG, f"train.output_dir={run}", "train.device=cpu"]
     for split in ("train", "test"):
         arguments += [f"dataset.{split}.images={data[f'{split}_images']}"]
