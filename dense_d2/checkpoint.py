@@ -20,6 +20,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
+from .errors import UserError
+
 __all__ = ["CheckpointError", "DenseCheckpointer", "read_checkpoint", "rename_keys", "save_safetensors"]
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ _METADATA_KEY = "dense_d2"
 _SHOWN_KEYS = 8
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be read, or that does not fit the model."""
 
 
@@ -61,12 +63,13 @@ class DenseCheckpointer(DetectionCheckpointer):
         os.replace(path + ".part", path)
         self.tag_last_checkpoint(f"{name}.pth")
 
-    def load(self, path, checkpointables=None, *, reinit_head=False):
+    def load(self, path, checkpointables=None, *, reinit_head=False, whole=False):
         """Loads weights, and the state of `checkpointables` (all that the file has, unless a list of names is given).
 
         Args:
             path: file or URL in any of the formats above; empty: nothing is loaded.
             reinit_head: leave the layers whose shape depends on the classes as they were initialised.
+            whole: refuse a file that fills only the backbone.
         Returns:
             dict: what else the file held.
         Raises:
@@ -75,12 +78,17 @@ class DenseCheckpointer(DetectionCheckpointer):
         if not path:
             logger.info("No checkpoint given: the model starts from its initialisation.")
             return {}
-        local_path = self.path_manager.get_local_path(path)
+        try:
+            local_path = self.path_manager.get_local_path(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"Cannot fetch {path} ({error}). Download it where there is a network and give train.init_checkpoint the file."
+            ) from error
         if not os.path.isfile(local_path):
             raise FileNotFoundError(f"No checkpoint {path!r}: give train.init_checkpoint a file, or leave it empty.")
         checkpoint = read_checkpoint(local_path)
         self._check_classes(checkpoint.get("meta", {}), path, reinit_head)
-        self._load_weights(checkpoint, path, reinit_head)
+        self._load_weights(checkpoint, path, reinit_head, whole)
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key in checkpoint:
                 logger.info("Loading %s from %s", key, path)
@@ -101,11 +109,15 @@ class DenseCheckpointer(DetectionCheckpointer):
                 f"({len(expected)}). train.reinit_head=true starts the classification layer afresh."
             )
 
-    def _load_weights(self, checkpoint, path, reinit_head):
+    def _load_weights(self, checkpoint, path, reinit_head, whole):
         state = _strip_prefix(checkpoint.pop("model"), "module.")
         _check_pixel_statistics(self.model, state, path)
         target = self.model.state_dict()
         state, scope = self._recognise(state, target, path, caffe2=checkpoint.get("format") == "caffe2")
+        if whole and scope:
+            raise CheckpointError(
+                f"{path} holds only a backbone. Evaluation needs a trained detector: train.init_checkpoint=FILE."
+            )
         expected = {key for key in target if key.startswith(scope)}
         skipped = set()
         if reinit_head:

@@ -16,6 +16,8 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
+from .errors import UserError
+
 __all__ = [
     "BOX_FAULTS",
     "MAX_EXAMPLES",
@@ -33,7 +35,7 @@ _NUMBERS = frozenset((int, float))
 BOX_FAULTS = ("non-finite-box", "negative-size-box", "zero-size-box", "box-outside-image")
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """Data that cannot be used; the message says what, which value, and what to do."""
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "COMPILED_OPS_HINT",
     "batch_images",
     "create_local_process_group",
+    "has_bfloat16",
     "has_compiled_ops",
     "make_grad_scaler",
 ]
@@ -113,6 +114,15 @@ def make_grad_scaler(device_type, enabled):
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler(device_type, enabled=enabled)
     return torch.cuda.amp.GradScaler(enabled=enabled)
+
+
+def has_bfloat16():
+    """Whether the current GPU computes in bfloat16, which newer PyTorch also reports where it only emulates it."""
+    import torch
+
+    if torch.version.hip:
+        return torch.cuda.is_bf16_supported()
+    return torch.cuda.get_device_capability()[0] >= 8
 
 
 def create_local_process_group(workers_per_machine):

@@ -14,16 +14,51 @@ from detectron2.config import CfgNode, LazyConfig, get_cfg
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from .datasets import resolve_datasets
+from .errors import UserError
 
 __all__ = ["ConfigError", "dump_config", "load_config", "register_yacs_defaults"]
 
 # Dictionaries whose keys are the user's: keyword arguments of DistributedDataParallel, and named hooks.
 _OPEN_SECTIONS = ("train.ddp", "train.hooks")
 
+# What a yaml may build. A .py config is code that its user chose to run; a config.yaml travels with checkpoints.
+_YAML_TARGETS = (
+    "dense_d2.",
+    "yolof_d2.",
+    "yolox_d2.",
+    "vfnet_d2.",
+    "asff_d2.",
+    "detectron2.modeling.",
+    "detectron2.layers.",
+    "detectron2.data.transforms.",
+    "detectron2.evaluation.",
+    "detectron2.solver.",
+    "fvcore.common.param_scheduler.",
+    "torch.optim.",
+    "torch.nn.",
+)
+
+# The sections of a training config whose keys are fixed; a test compares them with configs/common.
+_SECTIONS = ("model", "dataset", "dataloader", "optimizer", "lr_multiplier", "train", "tta")
+_KEYS = {
+    "dataset": ("train", "test"),
+    "dataset.train": ("name", "images", "annotations"),
+    "dataset.test": ("name", "images", "annotations"),
+    "dataloader": ("train", "test", "evaluator"),
+    "train": (
+        *("output_dir", "init_checkpoint", "reinit_head", "device", "max_iter", "seed", "deterministic"),
+        *("cudnn_benchmark", "check_data", "amp", "accumulate", "clip_grad_norm", "ddp", "checkpointer"),
+        *("eval_period", "log_period", "pictures", "hooks"),
+    ),
+    "train.amp": ("enabled", "dtype", "evaluate"),
+    "train.checkpointer": ("period", "max_to_keep"),
+    "tta": ("enabled", "min_sizes", "max_size", "flip", "nms_thresh"),
+}
+
 _yacs_defaults = []
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config file or an override that cannot be used; the message says what to write instead."""
 
 
@@ -55,10 +90,13 @@ def load_config(path, overrides=()):
         content = _load_yaml(path)
         if all(key.isupper() or key == "_BASE_" for key in content):
             return _load_yacs(path, overrides)
+        _check_targets(content, path)
         cfg = OmegaConf.create(content, flags={"allow_objects": True})
     else:
         raise ConfigError(f"{path!r} is neither a .py nor a .yaml config.")
     _apply_overrides(cfg, overrides)
+    if {"model", "train", "dataloader"} <= set(cfg):
+        _check_sections(cfg, path)
     if "dataset" in cfg:
         resolve_datasets(cfg)
     return cfg
@@ -101,6 +139,28 @@ def _load_yaml(path):
     return content
 
 
+def _check_targets(node, path):
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if isinstance(target, str) and not target.startswith(_YAML_TARGETS):
+            raise ConfigError(
+                f"{path} wants to call {target}. A yaml may only build what this project, Detectron2's models and data, and "
+                "torch's layers and optimisers offer; put anything else into a .py config."
+            )
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _check_targets(child, path)
+
+
+def _check_sections(cfg, path):
+    for where, known in {"": _SECTIONS, **_KEYS}.items():
+        section = OmegaConf.select(cfg, where) if where else cfg
+        if not isinstance(section, DictConfig):
+            raise ConfigError(f"{path}: {where} is {section!r}, but it is a section with the keys {', '.join(known)}.")
+        for key in set(section) - set(known):
+            name = f"{where}.{key}".lstrip(".")
+            raise ConfigError(f"{path}: the config has no key {name!r}.{_suggest(key, known)}")
+
+
 def _load_yacs(path, overrides):
     cfg = get_cfg()
     for add_config in _yacs_defaults:
@@ -135,15 +195,36 @@ def _apply_overrides(cfg, overrides):
         try:
             (override,) = parser.parse_overrides([text])
         except OverrideParseException as error:
+            if text.startswith("-"):
+                raise ConfigError(f"{text!r} is a flag: flags go before the key=value overrides.") from error
             raise ConfigError(
                 f"Cannot read the override {text!r}: write key=value, and quote values with spaces or special characters, "
                 f"as in 'dataset.train.images=\"my images\"'. ({str(error).splitlines()[0]})"
             ) from error
-        if override.is_delete():
-            raise ConfigError(f"{text!r}: deletion is not supported; edit the config file instead.")
+        if override.is_delete() or override.is_sweep_override():
+            raise ConfigError(
+                f"{text!r}: write key=value; deletions and sweeps are not supported, lists need brackets."
+            )
         key = override.key_or_group
         _check_key(cfg, key)
-        OmegaConf.update(cfg, key, override.value(), merge=True)
+        OmegaConf.update(cfg, key, _as_type_of(OmegaConf.select(cfg, key), override.value(), text), merge=True)
+
+
+def _as_type_of(old, new, text):
+    """`new`, if it can stand where `old` stands: a number for a number, a section for a section."""
+    if new is None:
+        fits = True
+    elif isinstance(old, (bool, DictConfig)):
+        fits = isinstance(new, (bool, dict)) and isinstance(new, dict) == isinstance(old, DictConfig)
+    elif isinstance(old, (int, float)):
+        fits = isinstance(new, (int, float)) and not isinstance(new, bool)
+        if fits and isinstance(old, int) and isinstance(new, float):
+            fits, new = new == int(new), int(new)  # 1e4
+    else:
+        fits = True
+    if not fits:
+        raise ConfigError(f"{text!r}: the value now is {old!r}, a {type(old).__name__}; give one of that kind.")
+    return new
 
 
 def _check_key(cfg, key):

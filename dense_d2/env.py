@@ -73,9 +73,7 @@ def _check_torchvision(torch, facts, problems):
 def _check_gpu(torch, facts, notes):
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        facts.append(
-            ("GPU", f"{', '.join(names)} (CUDA {torch.version.cuda}, bfloat16: {torch.cuda.is_bf16_supported()})")
-        )
+        facts.append(("GPU", f"{', '.join(names)} (CUDA {torch.version.cuda})"))
     else:
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         facts.append(("GPU", f"none (torch is {built})"))

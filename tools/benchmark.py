@@ -21,6 +21,7 @@ from dense_d2.evaluation.timing import describe_machine
 import numpy as np
 import torch
 from detectron2.config import instantiate
+from detectron2.layers import Conv2d
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
@@ -52,25 +53,45 @@ def yardstick(options):
     return run
 
 
+YOLOF = "configs/yolof/yolof_r50_c5_1x.py"
+
+
 @item("yolof_r50_c5 inference, 800x1088")
-def yolof_inference(options):
-    return inference("configs/yolof/yolof_r50_c5_1x.py", options, height=800, width=1088)
+def yolof_inference(options, plain=False):
+    return inference(YOLOF, options, height=800, width=1088, plain=plain)
+
+
+@item("yolof_r50_c5 inference, 800x1088, plain Detectron2 modules")
+def yolof_inference_plain(options):
+    return yolof_inference(options, plain=True)
 
 
 @item("yolof_r50_c5 training step, 2x3x512x672, 15 boxes each")
-def yolof_step(options):
-    return training_step("configs/yolof/yolof_r50_c5_1x.py", options, images=2, height=512, width=672, boxes=15)
+def yolof_step(options, plain=False):
+    return training_step(YOLOF, options, images=2, height=512, width=672, boxes=15, plain=plain)
 
 
-def build(path, options):
+@item("yolof_r50_c5 training step, 2x3x512x672, 15 boxes each, plain Detectron2 modules")
+def yolof_step_plain(options):
+    return yolof_step(options, plain=True)
+
+
+def build(path, options, plain):
+    """Config and model; `plain`: as the author's port lays it out, without folded norms, memory formats, fused steps."""
     torch.manual_seed(0)
     cfg = load_config(path, [f"train.device={options.device}"])
-    return cfg, instantiate(cfg.model).to(options.device)
+    model = instantiate(cfg.model).to(options.device)
+    if plain:
+        cfg.optimizer.fused = model.channels_last = False
+        for module in model.modules():
+            if isinstance(module, Conv2d):
+                module.__class__ = Conv2d
+    return cfg, model
 
 
-def inference(path, options, height, width):
+def inference(path, options, height, width, plain):
     """The whole meta-architecture on one image: normalise, network, decode, NMS, rescale."""
-    _, model = build(path, options)
+    _, model = build(path, options, plain)
     inputs = [{"image": random_image(height, width), "height": height, "width": width}]
     model.train()
     with torch.no_grad(), EventStorage():  # gives batch norm statistics that fit the random weights
@@ -97,9 +118,9 @@ def set_threshold(model, inputs):
     model.test_nms_thresh, model.max_detections_per_image = nms_thresh, kept
 
 
-def training_step(path, options, images, height, width, boxes):
+def training_step(path, options, images, height, width, boxes, plain):
     """Forward, assignment, losses, backward and optimizer step on a batch that is already loaded."""
-    cfg, model = build(path, options)
+    cfg, model = build(path, options, plain)
     model.train()
     batch = [
         {"image": random_image(height, width, seed), "instances": random_instances(height, width, boxes, seed)}

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import time
 
 from tools.make_shapes import make_shapes
@@ -64,9 +65,10 @@ def main(argv=None):
     parser.add_argument("--output", default="output/demo")
     parser.add_argument("overrides", nargs="*", help="key=value, as for train_net.py")
     options = parser.parse_args(argv)
-    results = run_demo(options.output, options.overrides)
-    print(f"\nBox AP on the held-out shapes: {results['bbox']['AP']:.1f} (at least 50 is expected)")
+    box_ap = run_demo(options.output, options.overrides)["bbox"]["AP"]
+    print(f"\nBox AP on the held-out shapes: {box_ap:.1f} (at least 50 is expected)")
+    return 0 if box_ap >= 50 else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,4 +21,11 @@ train = dict(
     hooks=dict(),
 )
 
-tta = dict(enabled=False, min_sizes=[600, 800, 1000, 1200, 1400], max_size=2100, flip=True)
+# Multi-scale testing: HTC's usual scales. One max_size for all, or one each.
+tta = dict(
+    enabled=False,
+    min_sizes=[600, 800, 1000, 1200, 1400],
+    max_size=[900, 1200, 1500, 1800, 2100],
+    flip=True,
+    nms_thresh=None,  # None: the model's
+)

@@ -4,63 +4,81 @@ import datetime
 import logging
 import os
 import re
+import socket
+import sys
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from .. import compat
+from ..errors import UserError
 
 __all__ = ["launch"]
 
 _TIMEOUT = datetime.timedelta(minutes=30)
 
 
-def launch(main, args):
+def launch(main, args, on_gpu=None):
     """Runs `main(args)` in every process of the job.
 
     The job is, in this order: what torchrun says (RANK, WORLD_SIZE, LOCAL_RANK), what SLURM says (a step of more than one
     task), or `args.num_gpus` processes on each of `args.num_machines`, started here. Without a GPU, `num_gpus` counts CPU
     processes.
+
+    Args:
+        main: callable that a new process can import.
+        args: with num_gpus, num_machines, machine_rank and dist_url, as Detectron2's parser gives them.
+        on_gpu: whether the processes compute on GPUs, one each; None: if there are any.
     """
+    on_gpu = torch.cuda.is_available() if on_gpu is None else on_gpu
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return _run_as_member(main, args, os.environ)
+        return _run_as_member(main, args, on_gpu, os.environ)
     slurm = _slurm_environment(os.environ)
     if slurm is not None:
         os.environ.update(slurm)
-        return _run_as_member(main, args, os.environ)
+        return _run_as_member(main, args, on_gpu, os.environ)
     world_size = args.num_gpus * args.num_machines
     if world_size <= 1:
         return main(args)
-    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
-        raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
-    if args.num_machines > 1 and "127.0.0.1" in args.dist_url:
-        raise ValueError(
+    if on_gpu and args.num_gpus > torch.cuda.device_count():
+        raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}.")
+    if args.num_machines > 1 and ("127.0.0.1" in args.dist_url or args.dist_url == "auto"):
+        raise UserError(
             "--num-machines above 1 needs --dist-url tcp://<address of machine 0>:<free port> on all of them."
         )
-    mp.spawn(_spawned, nprocs=args.num_gpus, args=(main, args, world_size), join=True)
+    url = f"tcp://127.0.0.1:{_free_port()}" if args.dist_url == "auto" else args.dist_url
+    try:
+        mp.spawn(_spawned, nprocs=args.num_gpus, args=(main, args, on_gpu, url, world_size), join=True)
+    except mp.ProcessExitedException as error:  # it has said why
+        sys.exit(error.exit_code)
 
 
-def _spawned(local_rank, main, args, world_size):
+def _spawned(local_rank, main, args, on_gpu, url, world_size):
     rank = args.machine_rank * args.num_gpus + local_rank
-    _run(main, args, args.dist_url, rank, world_size, local_rank, args.num_gpus)
+    _run(main, args, on_gpu, url, rank, world_size, local_rank, args.num_gpus)
 
 
-def _run_as_member(main, args, environment):
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _run_as_member(main, args, on_gpu, environment):
     world_size = int(environment["WORLD_SIZE"])
     if world_size == 1:
         return main(args)
     local_rank = int(environment.get("LOCAL_RANK", 0))
     local_size = int(environment.get("LOCAL_WORLD_SIZE", 1))
-    _run(main, args, "env://", int(environment["RANK"]), world_size, local_rank, local_size)
+    _run(main, args, on_gpu, "env://", int(environment["RANK"]), world_size, local_rank, local_size)
 
 
-def _run(main, args, url, rank, world_size, local_rank, local_size):
-    on_gpu = torch.cuda.is_available()
+def _run(main, args, on_gpu, url, rank, world_size, local_rank, local_size):
     if on_gpu:
-        torch.cuda.set_device(local_rank)
-    else:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())  # SLURM may show each task its own GPU only
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
     try:
         dist.init_process_group(
             "nccl" if on_gpu else "gloo", init_method=url, rank=rank, world_size=world_size, timeout=_TIMEOUT

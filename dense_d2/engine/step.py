@@ -8,6 +8,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import get_event_storage
 
 from .. import compat
+from ..errors import UserError
 
 __all__ = ["StepTrainer", "amp_dtype"]
 
@@ -22,9 +23,9 @@ def amp_dtype(name, device):
     dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
         on_cpu = torch.device(device).type == "cpu"
-        return torch.bfloat16 if on_cpu or torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if on_cpu or compat.has_bfloat16() else torch.float16
     if name not in dtypes:
-        raise ValueError(f"train.amp.dtype={name!r} is unknown: use auto, bfloat16 or float16.")
+        raise UserError(f"train.amp.dtype={name!r} is unknown: use auto, bfloat16 or float16.")
     return dtypes[name]
 
 
@@ -42,7 +43,7 @@ class StepTrainer(SimpleTrainer):
 
     def __init__(self, model, data_loader, optimizer, *, amp=None, accumulate=1, clip_grad_norm=0.0):
         if accumulate < 1:
-            raise ValueError(f"train.accumulate={accumulate}: give the number of parts of a batch, 1 or more.")
+            raise UserError(f"train.accumulate={accumulate}: give the number of parts of a batch, 1 or more.")
         super().__init__(model, data_loader, optimizer)
         self.device = next(model.parameters()).device
         self.amp = amp
@@ -60,9 +61,10 @@ class StepTrainer(SimpleTrainer):
         metrics = {}
         for part in parts:
             last = part is parts[-1]
-            with self._without_sync(skip=last), self._autocast():
-                losses = self.model(part)
-                share = len(part) / len(batch)
+            share = len(part) / len(batch)
+            with self._without_sync(skip=last):
+                with self._autocast():
+                    losses = self.model(part)
                 self.grad_scaler.scale(sum(losses.values()) * share).backward()
             for name, value in losses.items():
                 metrics[name] = metrics.get(name, 0.0) + value.detach() * share

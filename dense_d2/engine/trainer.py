@@ -12,6 +12,7 @@ import platform
 import weakref
 
 import torch
+import yaml
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, create_ddp_model, default_setup, default_writers, hooks
@@ -23,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 from ..check_data import check_before_training
 from ..checkpoint import DenseCheckpointer
 from ..config import dump_config
+from ..errors import UserError
 from ..evaluation import FastCOCOEvaluator, evaluate, float_results, write_results
 from ..modeling.tta import MultiScaleTTA
 from ..visualize import plot_training_curve, save_comparisons
@@ -59,8 +61,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
     def __init__(self, cfg, resume=False):
         super(DefaultTrainer, self).__init__()
         _refuse_used_directory(cfg.train.output_dir, resume)
-        if cfg.train.check_data:
-            check_before_training(cfg)
+        check_before_training(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -87,9 +88,20 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
 
     @staticmethod
     def setup(cfg, args):
-        """Logger, seeds, output directory with config.yaml; every process calls it first."""
-        if cfg.train.seed < 0:
-            cfg.train.seed = comm.shared_random_seed() % 2**31
+        """Logger, seeds, output directory with config.yaml; every process calls it first.
+
+        An evaluation inside the folder of a run writes to its subfolder `eval`.
+        """
+        train = cfg.train
+        if args.eval_only:
+            train.init_checkpoint = _checkpoint_to_evaluate(train.init_checkpoint, train.output_dir, args.resume)
+            train.output_dir = _evaluation_folder(train.output_dir)
+        else:
+            _refuse_used_directory(train.output_dir, args.resume)
+        if train.seed < 0:
+            train.seed = _previous_seed(train.output_dir) if args.resume else None
+            if train.seed is None:
+                train.seed = comm.shared_random_seed() % 2**31
         if cfg.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
@@ -102,8 +114,16 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
     def resume_or_load(self, resume=True):
         """Goes on from the last checkpoint of the output directory, or loads `train.init_checkpoint`."""
         train = self.cfg.train
+        wanted = [(group["lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         self.checkpointer.resume_or_load(train.init_checkpoint, resume=resume, reinit_head=train.reinit_head)
         if resume and self.checkpointer.has_checkpoint():
+            found = [(group.get("initial_lr"), group["weight_decay"]) for group in self.optimizer.param_groups]
+            if found != wanted:
+                logger.warning(
+                    "Resuming goes on with the checkpoint's (learning rate, weight decay) %s; the config's %s are not used.",
+                    found,
+                    wanted,
+                )
             self.start_iter = self.iter + 1
             self.data_loader.start_iter = self.start_iter  # the batches after those already seen
             if self.start_iter >= self.max_iter:
@@ -117,7 +137,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         """Timer, LR, the config's own hooks, checkpoint, evaluation, and last the writers, which see all the others' values."""
         train = self.cfg.train
         result = [hooks.IterationTimer(), hooks.LRScheduler()]
-        result += [instantiate(hook) for hook in train.hooks.values()]
+        result += _build_config_hooks(self.cfg)
         if comm.is_main_process():
             period, keep = train.checkpointer.period, train.checkpointer.max_to_keep
             result.append(hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=keep))
@@ -138,7 +158,8 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
     def _evaluate(self):
-        self._last_eval_results = self._test_all_weights(self.cfg, self.model, self._hooks, iteration=self.iter)
+        done = min(self.iter + 1, self.max_iter)
+        self._last_eval_results = self._test_all_weights(self.cfg, self.model, self._hooks, iterations=done)
         return self._last_eval_results
 
     @classmethod
@@ -191,24 +212,21 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         return results
 
     @classmethod
-    def evaluate_checkpoint(cls, cfg, resume=False):
-        """`--eval-only`: loads `train.init_checkpoint`, or with `resume` the run's last checkpoint, and tests it."""
-        if not cfg.train.init_checkpoint and not resume:
-            raise ValueError(
-                "--eval-only needs weights: train.init_checkpoint=FILE, or --resume for the run's last ones."
-            )
+    def evaluate_checkpoint(cls, cfg):
+        """`--eval-only`: loads `train.init_checkpoint`, with the averages that the config's hooks keep, and tests it."""
         model = cls.build_model(cfg)
-        checkpointer = DenseCheckpointer(model, cfg.train.output_dir, meta=checkpoint_meta(cfg, cfg.dataset.test.name))
-        rest = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+        checkpointer = DenseCheckpointer(model, meta=checkpoint_meta(cfg, cfg.dataset.test.name))
+        rest = checkpointer.load(cfg.train.init_checkpoint, checkpointables=[], whole=True)
         states = rest.get("trainer", {}).get("hooks", {})
-        averages = [instantiate(hook) for hook in cfg.train.hooks.values()]
+        averages = _build_config_hooks(cfg)
         for hook in averages:
             if type(hook).__qualname__ in states:
                 hook.load_state_dict(states[type(hook).__qualname__])
-        return cls._test_all_weights(cfg, model, averages, iteration=rest.get("iteration"))
+        done = rest["iteration"] + 1 if "iteration" in rest else None
+        return cls._test_all_weights(cfg, model, averages, iterations=done)
 
     @classmethod
-    def _test_all_weights(cls, cfg, model, all_hooks, iteration):
+    def _test_all_weights(cls, cfg, model, all_hooks, iterations):
         """Tests the raw weights and those that hooks keep, under different names, and writes them to results.json."""
         results = {}
         for suffix, weights in evaluation_weights(model, all_hooks):
@@ -219,14 +237,17 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         if not comm.is_main_process():
             return {}
         folder = cfg.train.output_dir
-        write_results(os.path.join(folder, "results.json"), results, dataset=cfg.dataset.test.name, iteration=iteration)
-        if cfg.train.pictures:
-            save_comparisons(
-                cfg.dataset.test.name,
-                os.path.join(cfg.dataloader.evaluator.output_dir, "coco_instances_results.json"),
-                os.path.join(folder, "pictures"),
-                count=cfg.train.pictures,
-            )
+        write_results(
+            os.path.join(folder, "results.json"), results, dataset=cfg.dataset.test.name, iterations=iterations
+        )
+        if cfg.train.pictures and cfg.dataloader.evaluator.output_dir:
+            detections = os.path.join(cfg.dataloader.evaluator.output_dir, "coco_instances_results.json")
+            try:
+                save_comparisons(
+                    cfg.dataset.test.name, detections, os.path.join(folder, "pictures"), cfg.train.pictures
+                )
+            except Exception:  # a picture is no reason to lose a run
+                logger.exception("Could not draw the detections in %s", detections)
         return float_results(results)
 
 
@@ -235,14 +256,21 @@ class YacsTrainer(SavesOptimizer, DefaultTrainer):
 
     def __init__(self, cfg, resume=False):
         _refuse_used_directory(cfg.OUTPUT_DIR, resume)
+        check_before_training(cfg)
         super().__init__(cfg)
-        self.checkpointer = DenseCheckpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        meta = checkpoint_meta(cfg, cfg.DATASETS.TRAIN)
+        self.checkpointer = DenseCheckpointer(self.model, cfg.OUTPUT_DIR, meta=meta, trainer=weakref.proxy(self))
         for hook in self._hooks:
             if isinstance(hook, hooks.PeriodicCheckpointer):
                 hook.checkpointer = self.checkpointer
 
     @staticmethod
     def setup(cfg, args):
+        if args.eval_only:
+            cfg.MODEL.WEIGHTS = _checkpoint_to_evaluate(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume)
+            cfg.OUTPUT_DIR = _evaluation_folder(cfg.OUTPUT_DIR)
+        else:
+            _refuse_used_directory(cfg.OUTPUT_DIR, args.resume)
         default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dense_d2")
 
@@ -251,18 +279,22 @@ class YacsTrainer(SavesOptimizer, DefaultTrainer):
         return FastCOCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
 
     @classmethod
-    def evaluate_checkpoint(cls, cfg, resume=False):
+    def evaluate_checkpoint(cls, cfg):
         model = cls.build_model(cfg)
-        DenseCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        meta = checkpoint_meta(cfg, cfg.DATASETS.TEST)
+        DenseCheckpointer(model, meta=meta).load(cfg.MODEL.WEIGHTS, checkpointables=[], whole=True)
         return cls.test(cfg, model)
 
 
-def checkpoint_meta(cfg, dataset_name):
-    """What a checkpoint says of itself: class names, category ids, config and versions, as plain values."""
+def checkpoint_meta(cfg, dataset_names):
+    """What a checkpoint says of itself: class names, category ids, config and versions, as plain values.
+
+    `dataset_names`: one, or several with the same classes.
+    """
     import detectron2
     import torchvision
 
-    metadata = MetadataCatalog.get(dataset_name)
+    metadata = MetadataCatalog.get(dataset_names if isinstance(dataset_names, str) else dataset_names[0])
     ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
     return {
         "format": 1,
@@ -282,7 +314,45 @@ def _distributed(model, cfg):
     options = dict(cfg.train.ddp)
     if torch.device(cfg.train.device).type == "cpu":
         options["device_ids"] = None
+    else:
+        options["device_ids"] = [torch.cuda.current_device()]
     return create_ddp_model(model, **options)
+
+
+def _build_config_hooks(cfg):
+    built = [instantiate(hook) for hook in cfg.train.hooks.values()]
+    kinds = [type(hook).__qualname__ for hook in built]
+    if len(set(kinds)) < len(kinds):
+        raise UserError(
+            f"train.hooks holds {kinds}: of each kind one, since checkpoints keep their state by that name."
+        )
+    return built
+
+
+def _checkpoint_to_evaluate(path, folder, resume):
+    if resume:
+        marker = os.path.join(folder, "last_checkpoint")
+        if not os.path.exists(marker):
+            raise UserError(
+                f"--eval-only --resume: {folder} holds no checkpoint. Give train.init_checkpoint=FILE instead."
+            )
+        with open(marker) as file:
+            return os.path.join(folder, file.read().strip())
+    if not path:
+        raise UserError("--eval-only needs weights: train.init_checkpoint=FILE, or --resume for the run's last ones.")
+    return path
+
+
+def _evaluation_folder(folder):
+    return os.path.join(folder, "eval") if os.path.exists(os.path.join(folder, "last_checkpoint")) else folder
+
+
+def _previous_seed(folder):
+    path = os.path.join(folder, "config.yaml")
+    if not os.path.exists(path):
+        return None
+    with open(path) as file:
+        return yaml.safe_load(file)["train"]["seed"]
 
 
 def _refuse_used_directory(output_dir, resume):

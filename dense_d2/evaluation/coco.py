@@ -166,7 +166,7 @@ def _number(annotations, number, are_detections=False):
     `area` becomes the box's."""
     copies = []
     for source in annotations:
-        if source["image_id"] not in number:  # belongs to no image: the protocol never sees it
+        if source.get("image_id") not in number or not _is_box(source.get("bbox")):  # the protocol cannot see it
             continue
         box = [float(v) for v in source["bbox"]]
         area = box[2] * box[3]
@@ -182,6 +182,10 @@ def _number(annotations, number, are_detections=False):
             copy["score"] = source["score"]
         copies.append(copy)
     return copies
+
+
+def _is_box(value):
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(isinstance(v, (int, float)) for v in value)
 
 
 def _run(module, evaluator, ground_truth, detections, img_ids) -> CocoNumbers:

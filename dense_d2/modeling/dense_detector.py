@@ -67,7 +67,7 @@ class DenseDetector(_DenseDetector):
             test_nms_thresh: IoU above which the lower of two detections of a class is dropped.
             test_topk_candidates: how many candidates go on to NMS.
             max_detections_per_image: how many detections are kept after NMS.
-            channels_last: memory format of the batch, and so of all feature maps; changes speed only.
+            channels_last: lay feature maps out as channels_last where that is faster; changes speed only.
         """
         super().__init__(
             fold_frozen_norms(backbone),
@@ -82,13 +82,15 @@ class DenseDetector(_DenseDetector):
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_candidates = test_topk_candidates
         self.max_detections_per_image = max_detections_per_image
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.channels_last = channels_last
 
     def preprocess_image(self, batched_inputs):
         """Normalises the images and pads them, bottom and right, with the mean colour."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         images = batch_images(images, self.backbone, pad_value=0.0)
-        images.tensor = images.tensor.contiguous(memory_format=self.memory_format)
+        # on a CPU, inference gains a quarter from channels_last and a training step loses a little
+        if self.channels_last and (not self.training or images.tensor.is_cuda):
+            images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
         return images
 
 

@@ -6,7 +6,7 @@ Source: YOLOF (Chen et al., 2021), Table 1, last row. The paper gives no details
 procedure is the one cvpods intended.
 """
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class MultiScaleTTA(nn.Module):
         self,
         model: nn.Module,
         min_sizes: Sequence[int],
-        max_size: int,
+        max_size: Union[int, Sequence[int]],
         flip: bool = True,
         nms_thresh: Optional[float] = None,
         image_format: str = "BGR",
@@ -39,7 +39,7 @@ class MultiScaleTTA(nn.Module):
         Args:
             model: has `test_nms_thresh` and `max_detections_per_image`, or is a wrapper whose `.module` has them.
             min_sizes: lengths of the shorter side in pixels, one forward pass each.
-            max_size: the longer side is at most that.
+            max_size: the longer side is at most that; one for all, or one for each of `min_sizes`.
             flip: runs every scale mirrored too, in the same batch.
             nms_thresh: IoU in [0, 1] of the merging NMS; None takes the model's `test_nms_thresh`.
             image_format: channel order of the model, for images read from a file.
@@ -49,7 +49,12 @@ class MultiScaleTTA(nn.Module):
             raise ValueError("min_sizes is empty; give at least one length of the shorter side, such as [800]")
         detector = getattr(model, "module", model)
         self.model = model
-        self.augmentations = [T.ResizeShortestEdge(int(size), int(max_size)) for size in min_sizes]
+        max_sizes = [max_size] * len(min_sizes) if isinstance(max_size, int) else list(max_size)
+        if len(max_sizes) != len(min_sizes):
+            raise ValueError(
+                f"max_size has {len(max_sizes)} values for {len(min_sizes)} min_sizes; give one, or one each"
+            )
+        self.augmentations = [T.ResizeShortestEdge(int(low), int(high)) for low, high in zip(min_sizes, max_sizes)]
         self.flip = flip
         self.nms_thresh = detector.test_nms_thresh if nms_thresh is None else nms_thresh
         self.max_detections_per_image = detector.max_detections_per_image

@@ -80,6 +80,52 @@ def test_yaml_never_runs_code(tmp_path):
     assert not canary.exists()
 
 
+def test_yaml_builds_only_what_a_config_needs(tmp_path):
+    path = tmp_path / "config.yaml"
+    for target in ("os.system", "torch.load", "subprocess.run", "torch.hub.load"):
+        path.write_text(f"train: {{hooks: {{x: {{_target_: {target}, command: ls}}}}}}")
+        with pytest.raises(ConfigError, match=f"wants to call {target}"):
+            load_config(path)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.max_iter=abc", "the value now is 10"),
+        ("train.max_iter=1.5", "the value now is 10"),
+        ("train.max_iter=1,2", "sweeps are not supported"),
+        ("train=true", "a DictConfig"),
+        ("--eval-only", "flags go before"),
+    ],
+)
+def test_values_of_another_kind_are_refused(row, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(row, [override])
+    assert load_config(row, ["train.max_iter=1e4"]).train.max_iter == 10000
+
+
+def test_misspelt_keys_in_files_are_errors(tmp_path):
+    cfg = load_config("configs/yolof/yolof_thin_shapes.py")
+    text = config.dump_config(cfg)
+    path = tmp_path / "config.yaml"
+    for right, wrong in (
+        ("eval_period:", "evl_period:"),
+        ("lr_multiplier:", "lr_multiplyer:"),
+        ("enabled:", "enbled:"),
+    ):
+        path.write_text(text.replace(right, wrong))
+        with pytest.raises(ConfigError, match=f"Did you mean '{right[:-1]}'"):
+            load_config(path)
+    with pytest.raises(ConfigError, match="'train.max_itr'"):
+        load_config("configs/yolof/yolof_thin_shapes.py", ["train={max_itr: 5}"])
+
+
+def test_the_fixed_keys_are_those_of_the_common_configs():
+    cfg = load_config("configs/yolof/yolof_thin_shapes.py")
+    for where, keys in config._KEYS.items():
+        assert set(OmegaConf.select(cfg, where)) == set(keys), where
+
+
 def test_yacs_files_are_recognised_by_their_keys(tmp_path):
     path = tmp_path / "model.yaml"
     path.write_text("MODEL:\n  META_ARCHITECTURE: RetinaNet\n")

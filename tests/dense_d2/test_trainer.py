@@ -1,6 +1,8 @@
 """Training from end to end on the CPU: checkpoints, resume, EMA, two processes, the command line."""
 
+import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import yolof_d2  # noqa: F401  (its yacs keys)
 from dense_d2.checkpoint import CheckpointError
 from dense_d2.config import load_config
 from dense_d2.engine import EMA, LazyTrainer, YacsTrainer
+from dense_d2.errors import UserError
 from tests.toy import CLASS_NAMES, toy_overrides, write_toy_coco
 
 import pytest
@@ -116,6 +119,7 @@ def test_raw_and_averaged_weights_are_reported_apart(toy_coco, tmp_path):
     cfg = load_config(ROW, toy_overrides(toy_coco, tmp_path / "eval"))
     cfg.train.init_checkpoint = str(tmp_path / "model_final.pth")
     cfg.train.hooks.ema = ema[1]
+    os.makedirs(tmp_path / "eval")
     again = LazyTrainer.evaluate_checkpoint(cfg)
     assert again["bbox"] == pytest.approx(results["bbox"], nan_ok=True)
     assert again["bbox_ema"] == pytest.approx(results["bbox_ema"], nan_ok=True)
@@ -175,12 +179,53 @@ def command_line(*arguments):
 
 def test_command_line_trains_on_two_processes_resumes_and_evaluates(toy_coco, tmp_path):
     overrides = toy_overrides(toy_coco, tmp_path)
-    run = command_line("--num-gpus", "2", "--dist-url", "tcp://127.0.0.1:29511", *overrides, "train.max_iter=2")
+    run = command_line("--num-gpus", "2", "--dist-url", "auto", *overrides, "train.max_iter=2")
     assert run.returncode == 0, run.stderr
     run = command_line("--resume", *overrides, "train.max_iter=3")
     assert run.returncode == 0 and "Starting training from iteration 2" in run.stdout, run.stdout + run.stderr
     run = command_line("--eval-only", *overrides, f"train.init_checkpoint={tmp_path}/model_final.pth")
     assert run.returncode == 0 and "Total inference pure compute time" in run.stdout, run.stderr
+
+
+def test_evaluation_inside_a_run_leaves_its_files_alone(toy_coco, tmp_path):
+    trainer_of(toy_coco, str(tmp_path), "train.max_iter=1").train()
+    (tmp_path / "config.yaml").write_text("the run's own")
+    before = (tmp_path / "results.json").read_bytes()
+    run = command_line("--eval-only", "--resume", *toy_overrides(toy_coco, tmp_path), "train.amp.evaluate=true")
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "config.yaml").read_text() == "the run's own"
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert json.loads((tmp_path / "eval" / "results.json").read_text())["speed"]["dtype"] == "bfloat16"
+
+
+def test_evaluation_needs_a_whole_detector(toy_coco, tmp_path):
+    overrides = toy_overrides(toy_coco, tmp_path)
+    trainer = trainer_of(toy_coco, str(tmp_path / "a"), "train.max_iter=1")
+    backbone = {k: v for k, v in trainer.model.state_dict().items() if k.startswith("backbone.")}
+    torch.save(backbone, tmp_path / "backbone.pth")
+    cfg = load_config(ROW, overrides + [f"train.init_checkpoint={tmp_path}/backbone.pth"])
+    with pytest.raises(CheckpointError, match="only a backbone"):
+        LazyTrainer.evaluate_checkpoint(cfg)
+    arguments = argparse.Namespace(eval_only=True, resume=True)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        LazyTrainer.setup(cfg, arguments)
+    cfg.train.init_checkpoint = ""
+    with pytest.raises(UserError, match="needs weights"):
+        LazyTrainer.setup(cfg, argparse.Namespace(eval_only=True, resume=False))
+
+
+def test_two_hooks_of_a_kind_are_refused(toy_coco, tmp_path):
+    hooks = [("a", L(EMA)(decay=0.5)), ("b", L(EMA)(decay=0.9))]
+    with pytest.raises(UserError, match="of each kind one"):
+        trainer_of(toy_coco, str(tmp_path), "train.max_iter=1", hooks=hooks)
+
+
+def test_resuming_with_another_learning_rate_warns(toy_coco, tmp_path, caplog):
+    trainer_of(toy_coco, str(tmp_path), "train.max_iter=1").train()
+    logging.getLogger("dense_d2").propagate = True
+    with caplog.at_level(logging.WARNING, logger="dense_d2"):
+        trainer_of(toy_coco, str(tmp_path), "train.max_iter=2", "optimizer.lr=0.5", resume=True)
+    assert "the config's [(0.5," in caplog.text
 
 
 def test_command_line_errors_are_one_message(tmp_path):

@@ -9,7 +9,7 @@ import sys
 sys.path.insert(0, os.getcwd())
 
 from dense_d2.config import load_config  # noqa: E402
-from dense_d2.engine import launch  # noqa: E402
+from dense_d2.engine import StepTrainer, launch  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -17,6 +17,7 @@ from detectron2.config import instantiate  # noqa: E402
 from detectron2.engine import create_ddp_model  # noqa: E402
 from detectron2.structures import Boxes, Instances  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
+from detectron2.utils.events import EventStorage  # noqa: E402
 
 
 def image_with_boxes(seed, count):
@@ -50,20 +51,18 @@ def main(args):
     share = len(batch) // comm.get_world_size()
     batch = batch[comm.get_rank() * share :][:share]
     wrapped = create_ddp_model(model, device_ids=None, broadcast_buffers=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    losses = wrapped(batch)
-    sum(losses.values()).backward()
+    trainer = StepTrainer(wrapped, [batch], torch.optim.SGD(model.parameters(), lr=0.1), clip_grad_norm=5.0)
+    with EventStorage() as storage:
+        trainer.run_step()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    optimizer.step()
-    mean = comm.gather({name: value.item() for name, value in losses.items()})
     if comm.is_main_process():
-        losses = {name: sum(part[name] for part in mean) / len(mean) for name in losses}
+        losses = {name: value for name, (value, _) in storage.latest().items() if "loss" in name or name == "grad_norm"}
         content = {"losses": losses, "model": model.state_dict(), "before": before}
         torch.save(content, os.path.join(args.output, f"{comm.get_world_size()}.pth"))
 
 
 class Arguments:
-    num_machines, machine_rank, dist_url = 1, 0, "tcp://127.0.0.1:29517"
+    num_machines, machine_rank, dist_url = 1, 0, "auto"
 
     def __init__(self, num_gpus):
         self.num_gpus, self.output, self.empty_rank = num_gpus, sys.argv[1], int(sys.argv[2])
