@@ -7,9 +7,9 @@ from omegaconf import OmegaConf
 
 ROW = """
 from detectron2.config import LazyCall as L
-from logging import Formatter
+from torch.nn import Linear
 
-model = L(Formatter)(fmt="x")
+model = L(Linear)(in_features=1)
 train = dict(max_iter=10, output_dir="output", ddp=dict(), hooks=dict())
 sizes = dict(short=[640, 800])
 """
@@ -23,10 +23,10 @@ def row(tmp_path):
 
 
 def test_overrides_reach_values_lists_and_new_constructor_arguments(row):
-    cfg = load_config(row, ["train.max_iter=3", "sizes.short.1=900", "model.datefmt=4"])
+    cfg = load_config(row, ["train.max_iter=3", "sizes.short.1=900", "model.out_features=4"])
     assert cfg.train.max_iter == 3
     assert list(cfg.sizes.short) == [640, 900]
-    assert cfg.model.datefmt == 4
+    assert cfg.model.out_features == 4
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_overrides_reach_values_lists_and_new_constructor_arguments(row):
     [
         ("trian.max_iter=9", "'train.max_iter'"),
         ("train.max_itr=9", "'train.max_iter'"),
-        ("model.datefmtt=4", "'model.datefmt'"),
+        ("model.out_featurs=4", "'model.out_features'"),
         ("max_iter=9", "'train.max_iter'"),
         ("sizes.shrt=1", "'sizes.short'"),
     ],
@@ -63,7 +63,7 @@ def test_saved_config_is_read_back_equal(row, tmp_path):
     cfg = load_config(row, ["train.max_iter=7"])
     (tmp_path / "config.yaml").write_text(config.dump_config(cfg))
     again = load_config(tmp_path / "config.yaml")
-    assert again.model._target_ == "logging.Formatter"
+    assert again.model._target_ == "torch.nn.modules.linear.Linear"
     assert OmegaConf.to_container(again.train) == OmegaConf.to_container(cfg.train)
     assert config.dump_config(again) == config.dump_config(cfg)
 

@@ -42,16 +42,15 @@ def main(args):
     cfg.model.head.encoder.update(in_channels=32, channels=16, block_mid_channels=8)
     model = instantiate(cfg.model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
     counts = (3, 1, 0, 0) if args.empty_rank else (3, 1, 5, 0)
     batch = [image_with_boxes(seed, count) for seed, count in enumerate(counts)]
     share = len(batch) // comm.get_world_size()
     batch = batch[comm.get_rank() * share :][:share]
     wrapped = create_ddp_model(model, device_ids=None, broadcast_buffers=False)
     trainer = StepTrainer(wrapped, [batch], torch.optim.SGD(model.parameters(), lr=0.1), clip_grad_norm=5.0)
+    for module in model.modules():  # after the trainer, which sets the training mode
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
     with EventStorage() as storage:
         trainer.run_step()
     assert all(parameter.grad is not None for parameter in model.parameters())
