@@ -35,6 +35,26 @@ def test_training_goes_on_after_findings_that_cost_boxes_only(images, caplog):
     assert "zero-size-box: 1 (dropped)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "damage", [{"bbox": [1, 2, None, 4]}, {"bbox": None}, {"image_id": None}, {"category_id": "x"}]
+)
+def test_annotations_that_no_evaluation_can_read_stop_before_it_starts(images, damage):
+    with open(images[1]) as file:
+        content = json.load(file)
+    content["annotations"][1].update(damage)
+    if damage.get("image_id", 0) is None:
+        del content["annotations"][1]["image_id"]
+    with open(images[1], "w") as file:
+        json.dump(content, file)
+    cfg = make_config(images)
+    if "category_id" not in damage:
+        check_before_training(cfg, splits=("train",))
+        with pytest.raises(DatasetError, match="test data"):
+            check_before_training(cfg, splits=("test",))
+    else:  # an unknown category is no class, and never counted
+        check_before_training(cfg)
+
+
 def test_training_stops_before_it_starts_when_files_are_missing(images):
     cfg = make_config(images)
     os.remove(os.path.join(images[0], "toy_003.png"))

@@ -215,6 +215,16 @@ def test_evaluation_needs_a_whole_detector(toy_coco, tmp_path):
         LazyTrainer.setup(cfg, argparse.Namespace(eval_only=True, resume=False))
 
 
+def test_a_drawn_seed_is_kept_when_resuming(toy_coco, tmp_path):
+    cfg = load_config(ROW, toy_overrides(toy_coco, tmp_path) + ["train.seed=-1"])
+    LazyTrainer.setup(cfg, argparse.Namespace(eval_only=False, resume=False))
+    drawn = cfg.train.seed
+    assert drawn >= 0
+    cfg.train.seed = -1
+    LazyTrainer.setup(cfg, argparse.Namespace(eval_only=False, resume=True))
+    assert cfg.train.seed == drawn
+
+
 def test_two_hooks_of_a_kind_are_refused(toy_coco, tmp_path):
     hooks = [("a", L(EMA)(decay=0.5)), ("b", L(EMA)(decay=0.9))]
     with pytest.raises(UserError, match="of each kind one"):
