@@ -12,7 +12,6 @@ import platform
 import weakref
 
 import torch
-import yaml
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, create_ddp_model, default_setup, default_writers, hooks
@@ -29,6 +28,7 @@ from ..evaluation import FastCOCOEvaluator, evaluate, float_results, write_resul
 from ..modeling.tta import MultiScaleTTA
 from ..visualize import plot_training_curve, save_comparisons
 from .hooks import evaluation_weights
+from .run_folder import checkpoint_to_evaluate, evaluation_folder, previous_seed, refuse_used_folder
 from .step import StepTrainer, amp_dtype
 
 __all__ = ["LazyTrainer", "YacsTrainer", "checkpoint_meta"]
@@ -60,7 +60,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
 
     def __init__(self, cfg, resume=False):
         super(DefaultTrainer, self).__init__()
-        _refuse_used_directory(cfg.train.output_dir, resume)
+        refuse_used_folder(cfg.train.output_dir, resume)
         check_before_training(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -94,12 +94,12 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         """
         train = cfg.train
         if args.eval_only:
-            train.init_checkpoint = _checkpoint_to_evaluate(train.init_checkpoint, train.output_dir, args.resume)
-            train.output_dir = _evaluation_folder(train.output_dir)
+            train.init_checkpoint = checkpoint_to_evaluate(train.init_checkpoint, train.output_dir, args.resume)
+            train.output_dir = evaluation_folder(train.output_dir)
         else:
-            _refuse_used_directory(train.output_dir, args.resume)
+            refuse_used_folder(train.output_dir, args.resume)
         if train.seed < 0:
-            train.seed = _previous_seed(train.output_dir) if args.resume else None
+            train.seed = previous_seed(train.output_dir) if args.resume else None
             if train.seed is None:
                 train.seed = comm.shared_random_seed() % 2**31
         if cfg.train.deterministic:
@@ -255,7 +255,7 @@ class YacsTrainer(SavesOptimizer, DefaultTrainer):
     """Stock DefaultTrainer for `configs/yacs`, with our checkpoint reader and evaluator."""
 
     def __init__(self, cfg, resume=False):
-        _refuse_used_directory(cfg.OUTPUT_DIR, resume)
+        refuse_used_folder(cfg.OUTPUT_DIR, resume)
         check_before_training(cfg)
         super().__init__(cfg)
         meta = checkpoint_meta(cfg, cfg.DATASETS.TRAIN)
@@ -267,10 +267,10 @@ class YacsTrainer(SavesOptimizer, DefaultTrainer):
     @staticmethod
     def setup(cfg, args):
         if args.eval_only:
-            cfg.MODEL.WEIGHTS = _checkpoint_to_evaluate(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume)
-            cfg.OUTPUT_DIR = _evaluation_folder(cfg.OUTPUT_DIR)
+            cfg.MODEL.WEIGHTS = checkpoint_to_evaluate(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume)
+            cfg.OUTPUT_DIR = evaluation_folder(cfg.OUTPUT_DIR)
         else:
-            _refuse_used_directory(cfg.OUTPUT_DIR, args.resume)
+            refuse_used_folder(cfg.OUTPUT_DIR, args.resume)
         default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dense_d2")
 
@@ -327,37 +327,3 @@ def _build_config_hooks(cfg):
             f"train.hooks holds {kinds}: of each kind one, since checkpoints keep their state by that name."
         )
     return built
-
-
-def _checkpoint_to_evaluate(path, folder, resume):
-    if resume:
-        marker = os.path.join(folder, "last_checkpoint")
-        if not os.path.exists(marker):
-            raise UserError(
-                f"--eval-only --resume: {folder} holds no checkpoint. Give train.init_checkpoint=FILE instead."
-            )
-        with open(marker) as file:
-            return os.path.join(folder, file.read().strip())
-    if not path:
-        raise UserError("--eval-only needs weights: train.init_checkpoint=FILE, or --resume for the run's last ones.")
-    return path
-
-
-def _evaluation_folder(folder):
-    return os.path.join(folder, "eval") if os.path.exists(os.path.join(folder, "last_checkpoint")) else folder
-
-
-def _previous_seed(folder):
-    path = os.path.join(folder, "config.yaml")
-    if not os.path.exists(path):
-        return None
-    with open(path) as file:
-        return yaml.safe_load(file)["train"]["seed"]
-
-
-def _refuse_used_directory(output_dir, resume):
-    if not resume and os.path.exists(os.path.join(output_dir, "last_checkpoint")):
-        raise FileExistsError(
-            f"{output_dir} holds the checkpoints of an earlier run. --resume goes on with it; "
-            "train.output_dir=<another folder> starts a new one beside it."
-        )
