@@ -102,13 +102,13 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
             train.seed = previous_seed(train.output_dir) if args.resume else None
             if train.seed is None:
                 train.seed = comm.shared_random_seed() % 2**31
-        if cfg.train.deterministic:
+        if train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         default_setup(cfg, args)
         for package in ("dense_d2", "yolof_d2", "yolox_d2", "vfnet_d2", "asff_d2"):
-            setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name=package)
-        if cfg.train.deterministic:
+            setup_logger(train.output_dir, distributed_rank=comm.get_rank(), name=package)
+        if train.deterministic:
             torch.backends.cudnn.benchmark = False
 
     def resume_or_load(self, resume=True):
@@ -311,12 +311,9 @@ def checkpoint_meta(cfg, dataset_names):
 
 
 def _distributed(model, cfg):
-    options = dict(cfg.train.ddp)
-    if torch.device(cfg.train.device).type == "cpu":
-        options["device_ids"] = None
-    else:
-        options["device_ids"] = [torch.cuda.current_device()]
-    return create_ddp_model(model, **options)
+    on_cpu = torch.device(cfg.train.device).type == "cpu"
+    device_ids = None if on_cpu else [torch.cuda.current_device()]
+    return create_ddp_model(model, **{**cfg.train.ddp, "device_ids": device_ids})
 
 
 def _build_config_hooks(cfg):

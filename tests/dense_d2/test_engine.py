@@ -115,11 +115,15 @@ class OneHookTrainer:
         self.model = model
 
 
+def attach(hook, model):
+    hook.trainer = OneHookTrainer(model)
+    hook.before_train()
+
+
 def test_ema_follows_its_formula_and_leaves_the_raw_weights_alone():
     model = nn.BatchNorm1d(1)
     hook = EMA(decay=0.9, warmup=0)
-    hook.trainer = OneHookTrainer(model)
-    hook.before_train()
+    attach(hook, model)
     with torch.no_grad():
         model.weight.fill_(3.0)
         model.num_batches_tracked.fill_(5)
@@ -137,8 +141,7 @@ def test_ema_follows_its_formula_and_leaves_the_raw_weights_alone():
 def test_ema_restores_the_raw_weights_when_evaluation_fails():
     model = nn.BatchNorm1d(1)
     hook = EMA(decay=0.5, warmup=0)
-    hook.trainer = OneHookTrainer(model)
-    hook.before_train()
+    attach(hook, model)
     with torch.no_grad():
         model.weight.fill_(3.0)
     with pytest.raises(KeyError), hook.applied_to(model):
@@ -150,8 +153,7 @@ def test_ema_restores_the_raw_weights_when_evaluation_fails():
 def test_ema_warmup_starts_at_the_weights_themselves():
     model = nn.BatchNorm1d(1)
     hook = EMA(decay=0.9998, warmup=2000)
-    hook.trainer = OneHookTrainer(model)
-    hook.before_train()
+    attach(hook, model)
     with torch.no_grad():
         model.weight.fill_(3.0)
     hook.after_step()
@@ -165,8 +167,7 @@ def test_ema_warmup_starts_at_the_weights_themselves():
 def test_swa_is_the_mean_of_the_ends_of_cycles():
     model = nn.BatchNorm1d(1)
     hook = SWA(cycle_iters=2)
-    hook.trainer = OneHookTrainer(model)
-    hook.before_train()
+    attach(hook, model)
     for iteration in range(7):
         with torch.no_grad():
             model.weight.fill_(iteration)
