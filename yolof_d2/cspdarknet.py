@@ -4,12 +4,12 @@ Source: YOLOv4's CSPDarknet-53 as YOLOF released it; parameters are named as in 
 no bias, and norm and Mish behind it.
 """
 
+from dense_d2.modeling.layers import make_activation, make_norm
+
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn import weight_init
 from torch import nn
-
-from .layers import make_activation, make_norm
 
 __all__ = ["CSPDarkNet", "build_yolof_cspdarknet_backbone"]
 

@@ -7,10 +7,10 @@ Shapes: N images, C channels, H x W the feature map, A anchors a cell, K classes
 
 import math
 
+from dense_d2.modeling.layers import make_activation, make_norm
+
 import torch
 from torch import nn
-
-from .layers import make_activation, make_norm
 
 __all__ = ["YOLOFDecoder", "combine_objectness"]
 

@@ -6,10 +6,10 @@ an activation *before* the addition, and the projector has none.
 Shapes: N images, C channels, H x W the feature map.
 """
 
+from dense_d2.modeling.layers import make_activation, make_norm
+
 from fvcore.nn import weight_init
 from torch import nn
-
-from .layers import make_activation, make_norm
 
 __all__ = ["DilatedBlock", "DilatedEncoder"]
 

@@ -1,7 +1,6 @@
 """Base class of the one-stage detectors: input batching, shared steps of inference, and what the engine asks for.
 
-Source: Detectron2's `DenseDetector`, whose forward pass (preprocess, backbone, head, train or infer, rescale) is used
-as it is.
+Source: Detectron2's `DenseDetector`: preprocess, backbone, head, train or infer, rescale.
 
 Shapes: N images, R anchors or points over all levels, K classes, n candidate detections.
 Boxes are XYXY in pixels of the network input.
@@ -16,6 +15,7 @@ import torch
 import torch.distributed as dist
 from detectron2.layers import batched_nms
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector as _DenseDetector
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
@@ -53,6 +53,8 @@ class DenseDetector(_DenseDetector):
         test_nms_thresh,
         test_topk_candidates,
         max_detections_per_image,
+        pad_value=None,
+        clip_boxes=True,
         channels_last=True,
     ):
         """
@@ -67,6 +69,9 @@ class DenseDetector(_DenseDetector):
             test_nms_thresh: IoU above which the lower of two detections of a class is dropped.
             test_topk_candidates: how many candidates go on to NMS.
             max_detections_per_image: how many detections are kept after NMS.
+            pad_value: pixel value of the padding, in the unit of `image`; None for the mean colour.
+            clip_boxes: cut detections to the image and drop those outside of it, as Detectron2 does. The YOLO family
+                is evaluated without.
             channels_last: lay feature maps out as channels_last where that is faster; changes speed only.
         """
         super().__init__(
@@ -82,16 +87,54 @@ class DenseDetector(_DenseDetector):
         self.test_nms_thresh = test_nms_thresh
         self.test_topk_candidates = test_topk_candidates
         self.max_detections_per_image = max_detections_per_image
+        self.pad_value = pad_value
+        self.clip_boxes = clip_boxes
         self.channels_last = channels_last
 
+    def forward(self, batched_inputs):
+        """
+        Args:
+            batched_inputs: list of N dicts with `image` (C, H, W) in 0..255; for training `instances` with `gt_boxes` and
+                `gt_classes`; for inference `height` and `width` of the original image, if boxes are to fit that.
+        Returns:
+            training: dict of losses. Inference: list of N {"instances": Instances} with `pred_boxes` in pixels of the
+            original image, `scores` in [0, 1] and `pred_classes`.
+        """
+        if self.training:
+            return super().forward(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        features = [features[name] for name in self.head_in_features]
+        results = self.forward_inference(images, features, self.head(features))
+        return [{"instances": self._to_original_image(*pair)} for pair in zip(results, batched_inputs)]
+
+    def _to_original_image(self, result, sample):
+        height, width = (sample.get(key, side) for key, side in zip(("height", "width"), result.image_size))
+        if self.clip_boxes:
+            return detector_postprocess(result, height, width)
+        scaled = Instances((height, width), **result.get_fields())
+        scaled.pred_boxes = result.pred_boxes.clone()
+        scaled.pred_boxes.scale(width / result.image_size[1], height / result.image_size[0])
+        return scaled
+
     def preprocess_image(self, batched_inputs):
-        """Normalises the images and pads them, bottom and right, with the mean colour."""
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        images = batch_images(images, self.backbone, pad_value=0.0)
-        # on a CPU, inference gains a quarter from channels_last and a training step loses a little
-        if self.channels_last and (not self.training or images.tensor.is_cuda):
-            images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
+        """Pads the images, bottom and right, and normalises them."""
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        if self.pad_value is None:
+            images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+            images = batch_images(images, self.backbone, pad_value=0.0)
+        else:
+            images = batch_images(images, self.backbone, pad_value=self.pad_value)
+            images.tensor = (images.tensor - self.pixel_mean) / self.pixel_std
+        images.tensor = self.to_memory_format(images.tensor)
         return images
+
+    def to_memory_format(self, tensor):
+        """(N, C, H, W) as channels_last where that is faster."""
+        # on a CPU, inference gains a quarter from channels_last and a training step loses a little
+        if self.channels_last and (not self.training or tensor.is_cuda):
+            return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
 
 
 def select_candidates(scores, score_thresh, topk):
