@@ -1,0 +1,1 @@
+"""VFNet: VarifocalNet, an IoU-aware dense detector (Zhang et al., CVPR 2021)."""
