@@ -99,9 +99,9 @@ class DenseCheckpointer(DetectionCheckpointer):
 
     def _load_weights(self, checkpoint, path, reinit_head, whole):
         state = _strip_prefix(checkpoint.pop("model"), "module.")
-        _check_pixel_statistics(self.model, state, path)
         target = self.model.state_dict()
         state, scope = self._recognise(state, target, path, caffe2=checkpoint.get("format") == "caffe2")
+        _check_pixel_statistics(self.model, state, path)
         if whole and scope:
             raise CheckpointError(
                 f"{path} holds only a backbone. Evaluation needs a trained detector: train.init_checkpoint=FILE."
@@ -191,17 +191,25 @@ def _strip_prefix(state, prefix):
 
 
 def _check_pixel_statistics(model, state, path):
-    for name in ("pixel_mean", "pixel_std"):
-        ours, theirs = getattr(model, name, None), state.get(name)
-        if ours is None or theirs is None:
-            continue
-        if theirs.numel() != ours.numel() or not torch.allclose(
-            theirs.float().flatten(), ours.cpu().flatten(), atol=1e-3
-        ):
-            raise CheckpointError(
-                f"{path} was trained with {name}={theirs.flatten().tolist()}, the config has {ours.flatten().tolist()}. "
-                f"Set model.{name} to the file's."
-            )
+    """Compares the pixel statistics in a state dict, its own or those its format was recognised to need, with the model's."""
+    found = {key: state[key].float().flatten() for key in ("pixel_mean", "pixel_std") if key in state}
+    wanted = {key: getattr(model, key).cpu().flatten() for key in found if hasattr(model, key)}
+    differing = [
+        key
+        for key in wanted
+        if found[key].shape != wanted[key].shape or not torch.allclose(found[key], wanted[key], atol=1e-3)
+    ]
+    if not differing:
+        return
+    values = {key: [round(value, 4) for value in found[key].tolist()] for key in found}
+    fix = [f"model.{key}={values[key]}".replace(" ", "") for key in differing]
+    mean = values.get("pixel_mean", ())
+    if len(mean) == 3 and mean[0] != mean[2]:  # the mean of red is the greatest
+        fix.append(f"model.input_format={'RGB' if mean[0] > mean[2] else 'BGR'}")
+    raise CheckpointError(
+        f"{path} was trained with {' and '.join(f'{key}={values[key]}' for key in differing)}, the config has "
+        f"{' and '.join(str(wanted[key].tolist()) for key in differing)}. Set {' '.join(fix)}, as the file needs it."
+    )
 
 
 def _is_bookkeeping(key):

@@ -1,8 +1,8 @@
 """Training: the trainers, one step of theirs, hooks, parameter groups and schedules, and starting of processes."""
 
-from .hooks import EMA, SWA
+from .hooks import EMA, SWA, SwitchOn
 from .launch import launch
-from .optim import CosineCycles, WarmupMultiStep, param_groups
+from .optim import CosineCycles, WarmupCosine, WarmupMultiStep, param_groups
 from .step import StepTrainer
 from .trainer import LazyTrainer, YacsTrainer
 
@@ -12,6 +12,8 @@ __all__ = [
     "CosineCycles",
     "LazyTrainer",
     "StepTrainer",
+    "SwitchOn",
+    "WarmupCosine",
     "WarmupMultiStep",
     "YacsTrainer",
     "launch",

@@ -1,12 +1,17 @@
 """Hooks for `train.hooks` in a config. Those with state are saved and resumed by Detectron2's trainer, by class name."""
 
 import contextlib
+import logging
 import math
 
 import torch
 from detectron2.engine import HookBase
 
-__all__ = ["EMA", "SWA", "evaluation_weights"]
+from ..errors import UserError
+
+__all__ = ["EMA", "SWA", "SwitchOn", "evaluation_weights"]
+
+logger = logging.getLogger(__name__)
 
 
 class _AveragedWeights(HookBase):
@@ -101,6 +106,30 @@ class SWA(_AveragedWeights):
     def after_step(self):
         if (self.trainer.iter + 1) % self.cycle_iters == 0:
             self.update(1 / (self.updates + 1))
+
+
+class SwitchOn(HookBase):
+    """Sets an attribute of the model to true for the last iterations, decided from the iteration alone.
+
+    Args:
+        attribute: of the model, now false.
+        last_iters: how many iterations before the end it becomes true.
+    """
+
+    def __init__(self, attribute, last_iters):
+        self.attribute, self.last_iters = attribute, last_iters
+
+    def before_train(self):
+        model = getattr(self.trainer.model, "module", self.trainer.model)
+        if not hasattr(model, self.attribute):
+            raise UserError(f"SwitchOn: {type(model).__name__} has no attribute {self.attribute!r}.")
+
+    def before_step(self):
+        model = getattr(self.trainer.model, "module", self.trainer.model)
+        is_on = self.trainer.iter >= self.trainer.max_iter - self.last_iters
+        if is_on != getattr(model, self.attribute):
+            logger.info("Iteration %d: %s is now %s", self.trainer.iter, self.attribute, is_on)
+            setattr(model, self.attribute, is_on)
 
 
 def evaluation_weights(model, hooks):

@@ -7,7 +7,9 @@ from typing import Mapping, Optional
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
 
-__all__ = ["CosineCycles", "WarmupMultiStep", "param_groups"]
+from ..errors import UserError
+
+__all__ = ["CosineCycles", "WarmupCosine", "WarmupMultiStep", "param_groups"]
 
 _NORMS = (
     torch.nn.modules.batchnorm._BatchNorm,
@@ -25,6 +27,8 @@ def param_groups(
     weight_decay_norm: Optional[float] = None,
     weight_decay_bias: Optional[float] = None,
     lr_factors: Optional[Mapping[str, float]] = None,
+    batch_size: Optional[int] = None,
+    lr_batch_size: Optional[int] = None,
 ):
     """Trainable parameters in as few groups as have different hyper-parameters, which is what makes a step fast.
 
@@ -33,10 +37,14 @@ def param_groups(
         weight_decay_norm: for the weights and biases of normalisation layers; None: no rule.
         weight_decay_bias: for the other biases; None: no rule.
         lr_factors: module name prefix (such as "backbone") -> factor on `lr`; the longest prefix counts.
+        batch_size, lr_batch_size: `lr` is meant for `lr_batch_size` images an iteration, and scales with `batch_size`; None:
+            `lr` is taken as it is.
     Returns:
         list of {"params", "lr", "weight_decay"}.
     """
     lr_factors = dict(lr_factors or {})
+    if lr_batch_size is not None:
+        lr = lr * batch_size / lr_batch_size
     groups, seen = {}, set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -100,4 +108,42 @@ class CosineCycles(ParamScheduler):
 
     def __call__(self, where):
         progress = round(where * self.max_iter) % self.cycle_iters / self.cycle_iters
+        return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class WarmupCosine(ParamScheduler):
+    """Warm-up from 0 along a power, a cosine from 1 down to `end_factor`, and a flat tail.
+
+    Args:
+        max_iter: length of the training, iterations.
+        warmup_iters: length of the warm-up, iterations; 0: none. Iteration 0 runs with a learning rate of 0.
+        warmup_power: the factor rises as (iteration / warmup_iters) ** warmup_power.
+        cosine_from: iteration at which the cosine begins, 1 until then; None: right after the warm-up.
+        flat_iters: the last iterations, which run with `end_factor`.
+        end_factor: factor on the learning rate at the end of the cosine.
+        step_iters: the cosine changes every so many iterations only.
+
+    Source: the released code of YOLOX (power 2, flat for 15 epochs) and of ASFF (power 4, cosine from epoch 20, a step an epoch).
+    """
+
+    def __init__(
+        self, *, max_iter, warmup_iters=0, warmup_power=2, cosine_from=None, flat_iters=0, end_factor=0.05, step_iters=1
+    ):
+        self.max_iter, self.warmup_iters, self.warmup_power = max_iter, warmup_iters, warmup_power
+        self.cosine_from = warmup_iters if cosine_from is None else cosine_from
+        self.end_factor, self.step_iters = end_factor, step_iters
+        self.cosine_to = max_iter - flat_iters
+        if not warmup_iters <= self.cosine_from < self.cosine_to:
+            raise UserError(
+                f"The schedule has no room: warm-up until {warmup_iters}, cosine from {self.cosine_from} to {self.cosine_to} "
+                f"(train.max_iter={max_iter} less flat_iters={flat_iters}). Lower lr_multiplier.warmup_iters and "
+                "lr_multiplier.flat_iters, or train longer."
+            )
+
+    def __call__(self, where):
+        iteration = round(where * self.max_iter)
+        if iteration < self.warmup_iters:
+            return (iteration / self.warmup_iters) ** self.warmup_power
+        done = max(iteration - self.cosine_from, 0) // self.step_iters * self.step_iters
+        progress = min(done / (self.cosine_to - self.cosine_from), 1.0)
         return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
