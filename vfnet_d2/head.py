@@ -4,8 +4,8 @@ Source: VarifocalNet, section 3.4 and figure 3. Where paper and released code di
 Paper: convolution and ReLU, boxes refined by residuals. Code: convolution, GroupNorm and ReLU; the initial box is an
 exponential times a constant of the level, the refined one an exponential times the detached initial one.
 
-Shapes: N images, C channels, Hi x Wi the map of level i, K classes. A box at a location is (left, top, right, bottom): distances to
-its sides in pixels of the network input.
+Shapes: N images, C channels, Hi x Wi the map of level i, K classes. The box of a location is (left, top, right, bottom):
+distances to its sides in pixels of the network input.
 """
 
 import math
