@@ -44,6 +44,10 @@ class Priors(NamedTuple):
     sizes: torch.Tensor
     shapes: Tuple[Tuple[int, int, int], ...]
 
+    def at(self, idxs):
+        """Those of some predictions."""
+        return self._replace(grid=self.grid[idxs], strides=self.strides[idxs], sizes=self.sizes[idxs])
+
 
 class Assignment(NamedTuple):
     """matched_idxs: (N, R) int64, 0..M-1, BACKGROUND or IGNORED. ious: (N, R) float32, of the prediction with its match."""
