@@ -16,6 +16,7 @@ from collections import Counter
 from typing import Any, Dict, List
 
 import yolof_d2  # noqa: F401  (registration: yacs files find the detectors by name)
+import yolox_d2  # noqa: F401
 from dense_d2.compat import batch_images
 from dense_d2.config import ConfigError, load_config
 from dense_d2.datasets import DatasetError

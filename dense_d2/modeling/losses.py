@@ -8,7 +8,7 @@ Shapes: K classes, P boxes.
 import torch
 import torch.nn.functional as F
 
-__all__ = ["giou_loss", "sigmoid_focal_loss"]
+__all__ = ["giou_loss", "iou_loss", "sigmoid_focal_loss"]
 
 
 def sigmoid_focal_loss(logits, labels, *, alpha=0.25, gamma=2.0):
@@ -46,3 +46,20 @@ def giou_loss(boxes1, boxes2, *, eps=1e-7):
     union = area1 + area2 - intersection
     hull = hull.prod(dim=1)
     return 1 - intersection / (union + eps) + (hull - union) / (hull + eps)
+
+
+def iou_loss(boxes1, boxes2, *, power=2, eps=1e-16):
+    """1 - IoU^power of matched boxes.
+
+    Args:
+        boxes1, boxes2: (P, 4) XYXY in one unit.
+        power: 2 in YOLOX and ASFF, whose papers just say "IoU loss".
+        eps: added to the union.
+    Returns:
+        (P,) float32 in [0, 1].
+    """
+    boxes1, boxes2 = boxes1.float(), boxes2.float()
+    area1, area2 = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes1, boxes2))
+    overlap = torch.min(boxes1[:, 2:], boxes2[:, 2:]) - torch.max(boxes1[:, :2], boxes2[:, :2])
+    intersection = overlap.clamp(min=0).prod(dim=1)
+    return 1 - (intersection / (area1 + area2 - intersection + eps)) ** power
