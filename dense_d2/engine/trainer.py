@@ -25,6 +25,7 @@ from ..checkpoint import DenseCheckpointer
 from ..config import dump_config
 from ..errors import UserError
 from ..evaluation import FastCOCOEvaluator, evaluate, float_results, write_results
+from ..modeling.fuse import fuse_conv_bn
 from ..modeling.tta import MultiScaleTTA
 from ..visualize import plot_training_curve, save_comparisons
 from .hooks import evaluation_weights
@@ -199,6 +200,8 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
             {"bbox": {"AP": ...}, "speed": {...}} on the main process, an empty dict on the others.
         """
         model = getattr(model, "module", model)
+        if cfg.train.fuse_conv_bn:
+            model = fuse_conv_bn(model)
         if cfg.tta.enabled:
             options = {key: value for key, value in cfg.tta.items() if key != "enabled"}
             model = MultiScaleTTA(model, image_format=cfg.dataloader.test.mapper.image_format, **options)
