@@ -3,14 +3,17 @@
 python -m tools.analyze_model --config-file configs/yolof/yolof_r50_c5_1x.py [--height 800 --width 1088] [--json]
     [key=value ...]
 
-The network alone is counted, backbone and head, without pre- and post-processing. As in the papers, one multiply-add is
-one FLOP: these are fvcore's counts of convolutions, matrix products and normalisation; "conv" leaves the normalisation
-out. Parameters are what an optimiser could train: the constants of a frozen batch norm are buffers and not counted.
+The network alone is counted, backbone and head, without pre- and post-processing. Papers count in three ways:
+    GFLOPs  one per multiply-add: fvcore's counts of convolutions, matrix products and normalisation (YOLOF)
+    conv    the same without normalisation (VFNet; twice that in ASFF)
+    thop    two per multiply-add, normalisation and leaky ReLU too: what the library thop counted in 2021 (YOLOX)
+Parameters are what an optimiser could train: the constants of a frozen batch norm are buffers and not counted.
 """
 
 import argparse
 import copy
 import json
+import math
 import sys
 from collections import Counter
 from typing import Any, Dict, List
@@ -63,6 +66,7 @@ def analyze(detector: nn.Module, height: int = 800, width: int = 1088) -> Dict[s
     with torch.no_grad():
         analysis = FlopCountAnalysis(network, images)
         analysis.set_op_handle("torchvision::deform_conv2d", _deform_conv_flops)
+        analysis.set_op_handle("aten::leaky_relu", _leaky_relu_flops, "aten::leaky_relu_", _leaky_relu_flops)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         flops = analysis.by_module_and_operator()
 
@@ -91,12 +95,16 @@ def _rows(network, name, flops) -> List[Dict[str, Any]]:
 
 
 def _row(name, parameters, flops) -> Dict[str, Any]:
-    conv = sum(count for operator, count in flops.items() if not operator.endswith("norm"))
+    def count(*parts):
+        return sum(number for operator, number in flops.items() if any(part in operator for part in parts))
+
+    total, norm, leaky = count(""), count("norm"), count("leaky_relu")
     return {
         "name": name,
         "parameters": parameters,
-        "gflops": sum(flops.values()) / 1e9,
-        "gflops_conv": conv / 1e9,
+        "gflops": (total - leaky) / 1e9,
+        "gflops_conv": (total - leaky - norm) / 1e9,
+        "gflops_thop": 2 * (total - count("upsample")) / 1e9,
     }
 
 
@@ -110,25 +118,37 @@ def _deform_conv_flops(inputs, outputs) -> int:
     return output[0] * output[2] * output[3] * weight[0] * weight[1] * weight[2] * weight[3]
 
 
+def _leaky_relu_flops(inputs, outputs) -> int:
+    return math.prod(outputs[0].type().sizes())
+
+
+def _test_size(cfg):
+    """(height, width) of the images that a row tests on; COCO's most usual where they keep their aspect ratio."""
+    augmentations = () if isinstance(cfg, CfgNode) else cfg.dataloader.test.mapper.augmentations
+    sizes = [augmentation.size for augmentation in augmentations if "size" in augmentation]
+    size = sizes[-1] if sizes else (800, 1088)
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 def _format(report, title) -> str:
+    counts = ("gflops", "gflops_conv", "gflops_thop")
     rows = [
-        (row["name"], f"{row['parameters'] / 1e6:.3f}", f"{row['gflops']:.2f}", f"{row['gflops_conv']:.2f}")
+        (row["name"], f"{row['parameters'] / 1e6:.3f}", *(f"{row[count]:.2f}" for count in counts))
         for row in [*report["parts"], report["total"]]
     ]
-    table = tabulate(
-        rows, headers=("part", "parameters (M)", "GFLOPs", "conv"), stralign="right", disable_numparse=True
-    )
+    headers = ("part", "parameters (M)", "GFLOPs", "conv", "thop")
+    table = tabulate(rows, headers=headers, stralign="right", disable_numparse=True)
     return (
         f"{title}, one image of {report['height']} x {report['width']} (height x width)\n{table}\n"
-        "GFLOPs are multiply-adds as fvcore counts them, the papers' convention; conv: without normalisation."
+        "GFLOPs are multiply-adds as fvcore counts them; conv: without normalisation; thop: two per multiply-add (YOLOX)."
     )
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--height", type=int, default=800, help="pixels, default 800")
-    parser.add_argument("--width", type=int, default=1088, help="pixels, default 1088")
+    parser.add_argument("--height", type=int, help="pixels, default 800, or the row's own where it tests on squares")
+    parser.add_argument("--width", type=int, help="pixels, default 1088, or the row's own")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("opts", nargs="*", help="overrides, key=value")
     args = parser.parse_intermixed_args(argv)
@@ -140,7 +160,8 @@ def main(argv=None):
         detector = build_model(cfg)
     else:
         detector = instantiate(cfg.model)
-    report = analyze(detector, args.height, args.width)
+    height, width = _test_size(cfg)
+    report = analyze(detector, args.height or height, args.width or width)
     if args.json:
         print(json.dumps({"config": args.config_file, **report}, indent=2))
     else:
