@@ -20,7 +20,7 @@ def add_yolox_config(cfg):
             "NUM_CLASSES": 80,
             "CENTER_RADIUS": 1.5,
             "USE_L1": False,
-            "SCORE_THRESH_TEST": 0.001,
+            "SCORE_THRESH_TEST": 0.01,
             "NMS_THRESH_TEST": 0.65,
         }
     )

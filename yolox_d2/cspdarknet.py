@@ -12,10 +12,10 @@ from dense_d2.modeling.layers import ConvBlock
 from dense_d2.modeling.yolov3_fpn import SPP
 
 import torch
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import Backbone
 from torch import nn
 
-__all__ = ["CSPBlock", "CSPDarknet", "DepthwiseBlock", "block_factory", "build_yolox_cspdarknet_backbone"]
+__all__ = ["CSPBlock", "CSPDarknet", "DepthwiseBlock", "block_factory"]
 
 
 class DepthwiseBlock(nn.Sequential):
@@ -150,10 +150,3 @@ class CSPDarknet(Backbone):
             if f"dark{i}" in self._out_features:
                 outputs[f"dark{i}"] = x
         return outputs
-
-
-@BACKBONE_REGISTRY.register()
-def build_yolox_cspdarknet_backbone(cfg, input_shape):
-    """CSPDarknet of a yacs config with `add_yolox_config`; takes images of three channels."""
-    yolox = cfg.MODEL.YOLOX
-    return CSPDarknet(depth=yolox.DEPTH, width=yolox.WIDTH, depthwise=yolox.DEPTHWISE, activation=yolox.ACTIVATION)

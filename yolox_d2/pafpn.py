@@ -6,11 +6,11 @@ Source: YOLOX, section 2.2 ("PAN head"), after YOLOv5; the released code for eve
 from dense_d2.modeling.yolov3_fpn import upsample_concat
 
 import torch
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import Backbone
 
-from .cspdarknet import CSPBlock, block_factory, build_yolox_cspdarknet_backbone
+from .cspdarknet import CSPBlock, block_factory
 
-__all__ = ["YOLOXPAFPN", "build_yolox_pafpn_backbone"]
+__all__ = ["YOLOXPAFPN"]
 
 
 class YOLOXPAFPN(Backbone):
@@ -73,15 +73,3 @@ class YOLOXPAFPN(Backbone):
         p4 = self.pan4(torch.cat([self.down3(p3), reduced4], dim=1))
         p5 = self.pan5(torch.cat([self.down4(p4), reduced5], dim=1))
         return {"p3": p3, "p4": p4, "p5": p5}
-
-
-@BACKBONE_REGISTRY.register()
-def build_yolox_pafpn_backbone(cfg, input_shape):
-    """CSPDarknet and its neck, of a yacs config with `add_yolox_config`."""
-    yolox = cfg.MODEL.YOLOX
-    return YOLOXPAFPN(
-        bottom_up=build_yolox_cspdarknet_backbone(cfg, input_shape),
-        depth=yolox.DEPTH,
-        depthwise=yolox.DEPTHWISE,
-        activation=yolox.ACTIVATION,
-    )

@@ -64,13 +64,15 @@ def test_predictions_and_detections(model, inputs):
     for i, result in enumerate(results):
         assert len(result) == pytest.approx(REFERENCE["num_detections"][i], abs=2)
         expected = torch.from_numpy(REFERENCE[f"detections_{i}"])
+        found = result.pred_boxes.tensor
+        # synthetic weights make boxes thinner than a pixel, whose IoU says little
+        is_near = (expected[:, None, :4] - found).abs().amax(dim=2) < 0.2
         match = (
-            (box_iou(expected[:, :4], result.pred_boxes.tensor) > 0.99)
+            (is_near | (box_iou(expected[:, :4], found) > 0.99))
             & (result.pred_classes == expected[:, 6:])
             & ((result.scores - expected[:, 4:5] * expected[:, 5:6]).abs() < 1e-3)
         )
-        has_area = (expected[:, 2] - expected[:, 0]) * (expected[:, 3] - expected[:, 1]) > 1.0
-        assert match[has_area].any(dim=1).all() and has_area.sum() > 100
+        assert match.any(dim=1).all() and len(expected) == 200
 
 
 @pytest.mark.parametrize("use_l1", [False, True])
