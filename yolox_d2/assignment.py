@@ -20,9 +20,11 @@ __all__ = [
     "Priors",
     "box_iou",
     "box_planes",
+    "cells_around",
     "cells_near",
     "centers_of",
     "make_priors",
+    "matched_ious",
     "no_match",
     "pad_instances",
 ]
@@ -150,3 +152,32 @@ def _near(points, radius, stride, size):
     side = int(-(-2 * radius // 1))
     cells = first[..., None] + torch.arange(side, device=points.device)
     return cells.long(), (cells >= 0) & (cells < size) & (cells + 0.5 < high[..., None])
+
+
+def cells_around(shapes, points, reach=0):
+    """The cell that contains a point and its neighbours, on every level.
+
+    Args:
+        shapes: as in `Priors`.
+        points: (N, M, 2) pixels.
+        reach: neighbours to each side, diagonals included.
+    Returns:
+        (N, M, L, (2 * reach + 1) ** 2) int64 numbers of cells, counted through all L levels; one past the last cell
+        stands for a cell outside the map.
+    """
+    offsets = torch.arange(-reach, reach + 1, device=points.device)
+    found, start, end = [], 0, sum(height * width for height, width, _ in shapes)
+    for height, width, stride in shapes:
+        columns, rows = ((points / stride).floor()[..., None] + offsets).unbind(dim=2)
+        inside = ((rows >= 0) & (rows < height))[..., :, None] & ((columns >= 0) & (columns < width))[..., None, :]
+        cells = start + rows.long()[..., :, None] * width + columns.long()[..., None, :]
+        found.append(torch.where(inside, cells, end).flatten(2))
+        start += height * width
+    return torch.stack(found, dim=2)
+
+
+def matched_ious(pred_boxes, gt_boxes, matched_idxs):
+    """(N, R) float32: the IoU of each prediction with its box, 0 where there is none."""
+    boxes = gt_boxes.gather(1, matched_idxs.clamp(min=0)[..., None].expand(-1, -1, 4))
+    ious = box_iou(box_planes(pred_boxes), box_planes(boxes))
+    return torch.where(matched_idxs >= 0, ious, 0)
