@@ -168,28 +168,29 @@ def check_name(name):
             )
 
 
-def load_records(name) -> List[dict]:
-    """The records of a registered dataset without the boxes that nobody can train on.
+def load_records(name, keep_masks=False) -> List[dict]:
+    """The records of a registered dataset without the boxes that nobody can train on. Args: see `drop_bad_boxes`.
 
     Raises:
         DatasetError: the dataset is not registered, its files are missing, or it has no image.
     """
     check_name(name)
-    records = drop_bad_boxes(DatasetCatalog.get(name), name)
+    records = drop_bad_boxes(DatasetCatalog.get(name), name, keep_masks)
     if not records:
         raise DatasetError(f"Dataset {name!r} has no image.")
     return records
 
 
-def drop_bad_boxes(records, name="the dataset"):
+def drop_bad_boxes(records, name="the dataset", keep_masks=False):
     """Drops boxes that are not finite, have a side <= 0, lie outside their image, or belong to no known class.
 
-    Masks and keypoints are left out too: no detector here uses them, and they are most of the memory. One warning
-    says what was dropped.
+    Keypoints are left out too, and masks unless wanted: only copy-paste uses them, and they are most of the memory. One
+    warning says what was dropped.
 
     Args:
         records: Detectron2 dataset dicts; not changed.
         name: of the dataset: for the message, and to know the classes.
+        keep_masks: keep `segmentation`.
     Returns:
         new records.
     """
@@ -203,10 +204,11 @@ def drop_bad_boxes(records, name="the dataset"):
     faults = box_faults(boxes, sizes[owners])
     bad = np.logical_or.reduce([unknown, *faults.values()])
 
+    left_out = ("keypoints",) if keep_masks else ("segmentation", "keypoints")
     cleaned = [{**r, "annotations": []} if "annotations" in r else dict(r) for r in records]
     for (owner, annotation), drop in zip(annotations, bad.tolist()):
         if not drop:
-            kept = {k: v for k, v in annotation.items() if k not in ("segmentation", "keypoints")}
+            kept = {k: v for k, v in annotation.items() if k not in left_out}
             cleaned[owner]["annotations"].append(kept)
     if bad.any():
         counts = {fault: int((faults[fault] & ~unknown).sum()) for fault in BOX_FAULTS}

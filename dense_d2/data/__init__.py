@@ -1,17 +1,38 @@
-"""From annotation file to batch. Reading order: mapper, loader, then the augmentations."""
+"""From annotation file to batch.
 
+Two ways from record to sample, both below `loader`: YOLOF and VFNet augment one image with Detectron2's transforms
+(`mapper`); YOLOX and ASFF compose pictures. Reading order for those: loader, picture, composition, then the steps.
+"""
+
+from .composition import Composition
 from .distortion import RandomDistortion
+from .flip import RandomFlip
+from .hsv import RandomHSV
 from .jitter_crop import RandomJitterCrop
+from .letterbox import Letterbox, LetterboxResize
 from .loader import build_test_loader, build_train_loader
 from .mapper import DenseMapper
+from .mixup import MixUp
 from .mosaic import Mosaic
+from .mosaic_warp import MosaicWarp
+from .multi_scale import MultiScale
+from .picture import PictureReader
 from .resize import SquareResize
 from .shift import RandomShift
 
 __all__ = [
+    "Composition",
     "DenseMapper",
+    "Letterbox",
+    "LetterboxResize",
+    "MixUp",
     "Mosaic",
+    "MosaicWarp",
+    "MultiScale",
+    "PictureReader",
     "RandomDistortion",
+    "RandomFlip",
+    "RandomHSV",
     "RandomJitterCrop",
     "RandomShift",
     "SquareResize",

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 
 from ..datasets import to_xywh
 
-__all__ = ["DenseMapper", "UnreadableImage"]
+__all__ = ["DenseMapper", "UnreadableImage", "read_image"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class DenseMapper:
         """Args: record, left unchanged. Raises: UnreadableImage."""
         record = dict(record)
         annotations = record.pop("annotations", ())
-        image = self.read_image(record)
+        image = read_image(record, self.image_format)
         if not self.is_train:
             aug_input = T.AugInput(image)
             self.augmentations(aug_input)
@@ -89,17 +89,21 @@ class DenseMapper:
         )
         return record
 
-    def read_image(self, record):
-        """(H, W, C) uint8, turned by its EXIF orientation; fills in width and height where the record has none."""
-        path = record["file_name"]
-        try:
-            image = detection_utils.read_image(path, format="RGB")
-            detection_utils.check_image_size(record, image)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-            raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
-        return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if self.image_format == "BGR" else image
+
+def read_image(record, image_format):
+    """(H, W, 3) uint8, turned by its EXIF orientation; fills in width and height where the record has none.
+
+    Raises: UnreadableImage.
+    """
+    path = record["file_name"]
+    try:
+        image = detection_utils.read_image(path, format="RGB")
+        detection_utils.check_image_size(record, image)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
+    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image_format == "BGR" else image
 
 
 def _xyxy(annotations):

@@ -37,9 +37,17 @@ class Mosaic:
         self.size, self.prob = size, prob
         self.cut_range = int(size * cut_range[0]), int(size * cut_range[1])
 
-    def __call__(self, sample, draw, *, epoch, index):
-        """Args: sample of a training mapper; draw() gives another one, of the whole data set. Returns a sample."""
-        if np.random.uniform() >= self.prob:
+    def __call__(self, sample, draw, *, strong=True, size=None):
+        """
+        Args:
+            sample: of a training mapper.
+            draw: () -> another one, of the whole data set.
+            strong: False leaves the sample as it is: the closing phase.
+            size: not supported; the mosaic has its own.
+        """
+        if size is not None:
+            raise ValueError(f"a multi-scale size of {size} cannot be composed here: let the model resize its batch")
+        if not strong or np.random.uniform() >= self.prob:
             return sample
         cut_x, cut_y = np.random.randint(*self.cut_range, size=2).tolist()
         return self.blend([sample] + [draw() for _ in range(NUM_TILES - 1)], cut_x, cut_y)

@@ -26,7 +26,7 @@ AUGMENTATIONS = [T.ResizeShortestEdge((64, 96), 160, "range"), T.RandomFlip(), R
 
 def make_loader(dataset, **changes):
     mapper = DenseMapper(True, augmentations=AUGMENTATIONS)
-    settings = {"mapper": mapper, "total_batch_size": 2, "num_workers": 0, "seed": 5, "mosaic": Mosaic(size=64)}
+    settings = {"mapper": mapper, "total_batch_size": 2, "num_workers": 0, "seed": 5, "composition": Mosaic(size=64)}
     return build_train_loader(dataset=dataset, **{**settings, **changes})
 
 
@@ -66,7 +66,7 @@ def test_another_seed_gives_other_batches(name, straight):
 
 
 def test_epochs_differ_in_order_and_in_augmentation(name):
-    batches = itertools.islice(make_loader(name, aspect_ratio_grouping=False, mosaic=None, total_batch_size=1), 22)
+    batches = itertools.islice(make_loader(name, aspect_ratio_grouping=False, composition=None, total_batch_size=1), 22)
     samples = [entry for batch in fingerprint(batches) for entry in batch]
     first, second = samples[:11], samples[11:]
     assert sorted(s[0] for s in first) == sorted(s[0] for s in second)
@@ -106,22 +106,23 @@ def test_ranks_share_every_epoch_without_overlap(world_size, grouped):
         keys += itertools.islice(sampler, 7 * 6)
     assert len(set(keys)) == len(keys)
     for epoch in range(4):
-        assert {index for e, index in keys if e == epoch} == set(range(7))
+        assert {index for _, e, index in keys if e == epoch} == set(range(7))
 
 
 def test_without_grouping_rank_r_takes_every_wth_key_of_the_stream():
     stream = list(itertools.islice(StreamSampler(5, 3, 1), 20))
-    assert [epoch for epoch, _ in stream] == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
+    assert [epoch for _, epoch, _ in stream] == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
     for rank in range(3):
         taken = list(itertools.islice(StreamSampler(5, 3, 1, rank=rank, world_size=3), 6))
-        assert taken == stream[rank:18:3]
+        assert [key[1:] for key in taken] == [key[1:] for key in stream[rank:18:3]]
+        assert [key[0] for key in taken] == list(range(6))
 
 
 def test_a_group_of_keys_has_one_aspect_ratio():
     is_wide = np.arange(20) % 3 == 0
     keys = list(itertools.islice(StreamSampler(20, 0, 4, is_wide), 400))
     for start in range(0, 400, 4):
-        assert len({is_wide[index] for _, index in keys[start : start + 4]}) == 1
+        assert len({is_wide[index] for _, _, index in keys[start : start + 4]}) == 1
     started = StreamSampler(20, 0, 4, is_wide, start_iter=30)
     assert list(itertools.islice(started, 280)) == keys[120:]
 
@@ -143,10 +144,10 @@ class FailingMapper:
         return dict(record, draw=np.random.rand())
 
 
-def make_failing(bad, size=8, max_unreadable_images=10, mosaic=None):
+def make_failing(bad, size=8, max_unreadable_images=10, composition=None):
     records = [{"file_name": str(i), "width": 1 + i % 2, "height": 1, "annotations": []} for i in range(size)]
     is_wide = np.array([r["width"] > 1 for r in records])
-    dataset = TrainDataset(records, FailingMapper(bad), 0, mosaic, is_wide, max_attempts=max_unreadable_images + 1)
+    dataset = TrainDataset(records, FailingMapper(bad), 0, composition, is_wide, max_attempts=max_unreadable_images + 1)
     return TrainLoader(dataset, StreamSampler(size, 0, 2, is_wide), 0, max_unreadable_images)
 
 
@@ -178,10 +179,10 @@ def test_a_set_of_broken_images_ends_too():
 
 
 def test_a_broken_mosaic_partner_is_replaced_and_reported():
-    def compose(sample, draw, *, epoch, index):
+    def compose(sample, draw, *, strong, size):
         return dict(sample, partners=[draw()["file_name"] for _ in range(3)])
 
-    loader = make_failing(("3",), mosaic=compose)
+    loader = make_failing(("3",), composition=compose)
     partners = {p for b in itertools.islice(loader, 40) for s in b for p in s["partners"]}
     assert partners == set("0124567")
     assert loader.unreadable == {"3": "broken"}

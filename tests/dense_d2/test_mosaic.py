@@ -88,7 +88,7 @@ def test_every_pixel_and_box_corner_agree():
             sample["image"][:, 20:24, 20:24] = value
             samples.append(sample)
         partners = iter(samples[1:])
-        mixed = mosaic(samples[0], lambda partners=partners: next(partners), epoch=0, index=0)
+        mixed = mosaic(samples[0], lambda partners=partners: next(partners))
         inside = torch.zeros(64, 64)
         for x1, y1, x2, y2 in mixed["instances"].gt_boxes.tensor.int().tolist():
             inside[y1:y2, x1:x2] = 1
@@ -100,7 +100,7 @@ def test_cut_range_and_probability():
     mosaic, cuts = Mosaic(), []
     mosaic.blend = lambda samples, x, y: cuts.append((x, y))
     for _ in range(6000):
-        mosaic({}, dict, epoch=0, index=0)
+        mosaic({}, dict)
     assert len(cuts) == pytest.approx(3000, abs=200)
     for axis in zip(*cuts):
         assert (min(axis), max(axis)) == (128, 511)

@@ -13,5 +13,5 @@ dataloader.train.mapper.augmentations = [
     L(T.RandomFlip)(horizontal=True),
     L(RandomShift)(max_shift=32, prob=0.5),
 ]
-dataloader.train.mosaic = L(Mosaic)(size=640, prob=0.5)
+dataloader.train.composition = L(Mosaic)(size=640, prob=0.5)
 dataloader.test.mapper.augmentations = [L(SquareResize)(size=608)]
