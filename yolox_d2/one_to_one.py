@@ -7,7 +7,7 @@ The matching is an auction (Bertsekas 1988): a box without a cell bids for the o
 price, raising the price by what the second best is worse, plus epsilon; a cell goes to the highest bidder, and the box that
 had it bids again.
 
-Shapes: N images, R priors (one a cell), M padded ground-truth boxes, C places near a box.
+Shapes: N images, R priors, M padded ground-truth boxes, C priors of the cells near a box.
 """
 
 import torch
@@ -44,7 +44,10 @@ class OneToOneAssigner:
             return no_match(obj_logits)
         gt_boxes, num_priors = gt_boxes.float(), len(priors.grid)
         cells = cells_near(priors, centers_of(gt_boxes), self.radius)
-        cells = torch.where(gt_valid[..., None], cells, num_priors)
+        num_cells = sum(height * width for height, width, _ in priors.shapes)
+        anchors = torch.arange(num_priors // num_cells, device=cells.device)
+        taken = ((cells < num_cells) & gt_valid[..., None])[..., None]
+        cells = torch.where(taken, cells[..., None] * len(anchors) + anchors, num_priors).flatten(2)
         quality = self._quality(cells, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes)
         quality = torch.where(cells < num_priors, quality, -torch.inf)
         owners = self._auction(cells, quality, num_priors)
