@@ -68,7 +68,14 @@ def test_a_selector_takes_the_place_of_nms():
         for layer in head.reg_preds:
             torch.nn.init.constant_(layer.bias, 2.0)
         assigner = OneToOneAssigner() if selector else None
-        model = tiny_yolox(head=head, select_assigner=assigner, test_score_thresh=0.0, max_detections_per_image=100)
+        model = tiny_yolox(
+            head=head,
+            select_assigner=assigner,
+            test_score_thresh=0.0,
+            test_nms_thresh=0.3,
+            class_agnostic_nms=True,
+            max_detections_per_image=100,
+        )
         found.append(len(model.eval()(batch(([], [])))[0]["instances"]))
     assert found[0] == 100 > found[1]
 
