@@ -133,10 +133,8 @@ class SimOTA:
         costs = torch.where(exists, self._costs(batch, near, boxes), torch.inf)
         wanted, have = self._wanted(batch), exists.sum(dim=2)
 
-        order = costs.sort(dim=2, stable=True).indices[
-            ..., : self.topk
-        ]  # a bin is infinitely dear: never before the rest
-        chosen = torch.arange(order.shape[2], device=slots.device) < torch.min(wanted, have)[..., None]
+        order = costs.sort(dim=2, stable=True).indices[..., : self.topk]  # bins are infinitely dear: last
+        chosen = torch.arange(order.shape[2], device=slots.device) < wanted[..., None]
         claims = torch.where(chosen, near.gather(2, order), width - 1).flatten()
         claimants = boxes.expand_as(order).flatten() % num_gt
         owners = _owners(near, costs, batch.candidates.numel())

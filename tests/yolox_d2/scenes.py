@@ -1,0 +1,62 @@
+"""Predictions and boxes that assigners are tried on."""
+
+from yolox_d2.assignment import make_priors
+
+import torch
+
+
+def priors_of(size=64, anchors=None):
+    return make_priors([(size // s, size // s) for s in (8, 16, 32)], (8, 16, 32), anchors)
+
+
+def random_scene(num_images, num_gt, size=160, num_classes=5, seed=0):
+    """Arguments of an assigner: predictions about their cells, boxes anywhere in the image, all valid."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(num_images, *shape, generator=generator)
+
+    priors = priors_of(size)
+    num_priors, strides = len(priors.grid), priors.strides[:, None]
+    centers = (priors.grid + 0.5 + 0.5 * randn(num_priors, 2)) * strides
+    half_sizes = strides * torch.exp(0.8 * randn(num_priors, 2) + 0.5)
+    gt_centers = torch.rand(num_images, num_gt, 2, generator=generator) * size
+    gt_half_sizes = torch.rand(num_images, num_gt, 2, generator=generator) * size / 4 + 2
+    return [
+        priors,
+        torch.cat([centers - half_sizes, centers + half_sizes], dim=2),
+        randn(num_priors, num_classes) * 2 - 2,
+        randn(num_priors) * 2 - 1,
+        torch.cat([gt_centers - gt_half_sizes, gt_centers + gt_half_sizes], dim=2).clamp(0, size),
+        torch.randint(num_classes, (num_images, num_gt), generator=generator),
+        torch.ones(num_images, num_gt, dtype=torch.bool),
+    ]
+
+
+def plain_scene(gt_boxes, pred_boxes=None, size=64, gt_classes=None):
+    """One image of 84 cells whose predictions all say the same: class 0 of two and objectness with logit 0, boxes nowhere.
+
+    gt_boxes: list of XYXY. pred_boxes: {prior: XYXY}.
+    """
+    priors = priors_of(size)
+    preds = torch.tensor([[-9.0, -9, -8, -8]]).repeat(len(priors.grid), 1)
+    for prior, box in (pred_boxes or {}).items():
+        preds[prior] = torch.tensor(box, dtype=torch.float32)
+    gt_boxes = torch.tensor(gt_boxes, dtype=torch.float32).view(1, -1, 4)
+    gt_classes = torch.tensor([gt_classes or [0] * gt_boxes.shape[1]])
+    logits = torch.zeros(1, len(preds), 2)
+    return [
+        priors,
+        preds[None],
+        logits,
+        logits[..., 0],
+        gt_boxes,
+        gt_classes,
+        torch.ones_like(gt_classes, dtype=torch.bool),
+    ]
+
+
+def positives(assignment, image=0):
+    """{prior: box}"""
+    matched_idxs = assignment.matched_idxs[image]
+    return {i: matched_idxs[i].item() for i in (matched_idxs >= 0).nonzero()[:, 0].tolist()}
