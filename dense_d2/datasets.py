@@ -5,8 +5,10 @@
 The class names and `model.num_classes` then come from the file. Records are Detectron2 dataset dicts.
 """
 
+import contextlib
 import difflib
 import hashlib
+import json
 import logging
 import os
 from typing import Dict, List
@@ -175,10 +177,25 @@ def load_records(name, keep_masks=False) -> List[dict]:
         DatasetError: the dataset is not registered, its files are missing, or it has no image.
     """
     check_name(name)
-    records = drop_bad_boxes(DatasetCatalog.get(name), name, keep_masks)
+    records = DatasetCatalog.get(name)
+    if keep_masks and not any("segmentation" in a for record in records for a in record.get("annotations", ())):
+        _add_masks(records, MetadataCatalog.get(name).get("json_file"))
+    records = drop_bad_boxes(records, name, keep_masks)
     if not records:
         raise DatasetError(f"Dataset {name!r} has no image.")
     return records
+
+
+def _add_masks(records, json_file):
+    """Gives the records of `register_coco`, which have boxes only, the masks of their file: by image and box."""
+    masks = {}
+    with open(json_file) as file:
+        for entry in json.load(file)["annotations"]:
+            with contextlib.suppress(TypeError, KeyError):  # malformed entries have no record either
+                masks[(entry["image_id"], *entry["bbox"])] = entry["segmentation"]
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation["segmentation"] = masks.get((record["image_id"], *annotation["bbox"]))
 
 
 def drop_bad_boxes(records, name="the dataset", keep_masks=False):

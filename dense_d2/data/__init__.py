@@ -1,10 +1,12 @@
 """From annotation file to batch.
 
-Two ways from record to sample, both below `loader`: YOLOF and VFNet augment one image with Detectron2's transforms
-(`mapper`); YOLOX and ASFF compose pictures. Reading order for those: loader, picture, composition, then the steps.
+Two ways from record to sample: YOLOF and VFNet augment one image with Detectron2's transforms
+(`mapper`); YOLOX and ASFF compose pictures. Reading order for those: picture (read), composition (order of
+the steps), then the steps. `train_dataset`, `sampler` and `loader` make samples and batches of either.
 """
 
 from .composition import Composition
+from .copy_paste import CopyPaste
 from .distortion import RandomDistortion
 from .flip import RandomFlip
 from .hsv import RandomHSV
@@ -22,6 +24,7 @@ from .shift import RandomShift
 
 __all__ = [
     "Composition",
+    "CopyPaste",
     "DenseMapper",
     "Letterbox",
     "LetterboxResize",

@@ -26,7 +26,7 @@ class Composition:
         min_box_side: boxes whose width or height is at most this many pixels of the input are dropped.
         max_boxes: only the first so many boxes are kept; None keeps all.
         fallback: if every box is lost, a step list that replaces `final` for this sample, on the picture as it was
-            before, with all its boxes; None: an image may be left without boxes.
+            before, with all its boxes of any size; None: an image may be left without boxes.
         image_format: channel order of the tensor, "BGR" or "RGB".
     """
 
@@ -50,6 +50,11 @@ class Composition:
         self.fallback = None if fallback is None else list(fallback)
         self.image_format = image_format
 
+    @property
+    def needs_masks(self):
+        """Whether a step works on masks."""
+        return any(getattr(step, "needs_masks", False) for step in self.strong + self.final)
+
     def __call__(self, picture, draw, *, strong=True, size=None):
         """
         Args:
@@ -61,15 +66,10 @@ class Composition:
         size = self.input_size if size is None else as_size(size)
         if strong and np.random.uniform() < self.strong_prob:
             picture = _run(self.strong, picture, draw, size)
-        result = self._drop_small(_run(self.final, picture, draw, size))
+        result = _drop_small(_run(self.final, picture, draw, size), self.min_box_side)
         if self.fallback is not None and len(picture.boxes) and not len(result.boxes):
-            result = _run(self.fallback, picture, draw, size)
+            result = _drop_small(_run(self.fallback, picture, draw, size), 0)
         return self.to_sample(result, size)
-
-    def _drop_small(self, picture):
-        sides = picture.boxes[:, 2:] - picture.boxes[:, :2]
-        keep = sides.min(axis=1) > self.min_box_side
-        return picture if keep.all() else picture.select(keep)
 
     def to_sample(self, picture, size):
         """Turns a picture into tensors."""
@@ -89,6 +89,12 @@ def _run(steps, picture, draw, size):
     for step in steps:
         picture = step(picture, draw, size)
     return picture
+
+
+def _drop_small(picture, min_side):
+    sides = picture.boxes[:, 2:] - picture.boxes[:, :2]
+    keep = sides.min(axis=1) > min_side
+    return picture if keep.all() else picture.select(keep)
 
 
 def _to_planes(image, reverse):

@@ -1,179 +1,29 @@
-"""Batches for training and testing. Every training sample is a function of (seed, epoch, index) and of what follows
-from its iteration alone: the phase, main or closing, and the input size. So every batch is one of (seed, iteration).
+"""Batches for training and testing. Every batch is a function of (seed, iteration), whatever the number of workers.
 
-The order of a run is fixed before any image is read: the permutations of all epochs form one stream, rank r of W
-takes every W-th element, and images of like aspect ratio are put together by the sizes in the records. So neither
-the number of workers nor a broken image changes what iteration i sees, and a resumed run starts at any iteration
-exactly. Workers are told the iteration with every key: nothing that was fetched ahead can miss a change of phase.
+Below it: `sampler` says which image comes when, `train_dataset` makes samples of them.
 """
 
-import contextlib
 import itertools
 import logging
 import math
-import random
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List
 
 import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
-from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from ..datasets import DatasetError, drop_bad_boxes, load_records
 from .cache import open_cache
-from .mapper import UnreadableImage
+from .sampler import StreamSampler
+from .train_dataset import TrainDataset
 
-__all__ = ["StreamSampler", "TrainDataset", "TrainLoader", "build_test_loader", "build_train_loader", "sample_rng"]
+__all__ = ["TrainLoader", "build_test_loader", "build_train_loader"]
 
 logger = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 2
-
-
-class StreamSampler(Sampler):
-    """The endless stream of (iteration, epoch, index) keys of one rank; `batch_size` consecutive keys are a batch.
-
-    Args:
-        size: number of images.
-        seed: of the permutations, the same on every rank.
-        batch_size: keys in a batch of this rank.
-        is_wide: (size,) bool: batches hold only wide or only other images; None for batches in the order of the
-            stream.
-        start_iter: number of batches to leave out.
-        rank, world_size: this process and the number of processes.
-    """
-
-    def __init__(self, size, seed, batch_size, is_wide=None, start_iter=0, rank=0, world_size=1):
-        self.size, self.seed, self.batch_size = size, seed, batch_size
-        self.is_wide, self.start_iter = is_wide, start_iter
-        self.rank, self.world_size = rank, world_size
-
-    def __iter__(self):
-        keys = self._stream() if self.is_wide is None else self._grouped()
-        first = self.start_iter * self.batch_size
-        for position, key in enumerate(itertools.islice(keys, first, None), first):
-            yield (position // self.batch_size, *key)
-
-    def _stream(self):
-        for epoch in itertools.count():
-            order = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, epoch)))).permutation(
-                self.size
-            )
-            first = (self.rank - epoch * self.size) % self.world_size
-            for index in order[first :: self.world_size].tolist():
-                yield epoch, index
-
-    def _grouped(self):
-        shaped = ({"width": int(self.is_wide[key[1]]), "height": 0, "key": key} for key in self._stream())
-        for batch in AspectRatioGroupedDataset(shaped, self.batch_size):
-            for entry in batch:
-                yield entry["key"]
-
-
-@contextlib.contextmanager
-def sample_rng(seed, epoch, index):
-    """Seeds the global generators of numpy, random and torch for one sample, and restores them afterwards."""
-    words = np.random.SeedSequence((seed, epoch, index)).generate_state(4)
-    saved = np.random.get_state(), random.getstate(), torch.default_generator.get_state()
-    np.random.seed(words)
-    random.seed(words.tobytes())
-    torch.default_generator.manual_seed((int(words[0]) << 31) ^ int(words[1]))
-    try:
-        yield
-    finally:
-        np.random.set_state(saved[0])
-        random.setstate(saved[1])
-        torch.default_generator.set_state(saved[2])
-
-
-class Loaded(NamedTuple):
-    """A mapped sample, None if no image could be read, and the images that failed on the way: (path, reason)."""
-
-    sample: Optional[dict]
-    failures: Tuple[Tuple[str, str], ...]
-
-
-class TrainDataset(Dataset):
-    """Maps a key (iteration, epoch, index) to `Loaded`.
-
-    An image that cannot be read is replaced by another one, of the same aspect ratio if there is one, drawn from the
-    sample's own generator.
-
-    Args:
-        records: Detectron2 dataset dicts; kept serialised, so that workers share them.
-        mapper: record -> sample, or what `composition` makes a sample of; may raise UnreadableImage.
-        seed: of the samples.
-        composition: None, or a callable (mapped, draw, *, strong, size) -> sample; draw() maps a random record.
-        close_iter: the iteration from which on samples are composed with strong=False.
-        multi_scale: None or a MultiScale.
-        is_wide: see StreamSampler.
-        max_attempts: give up after this many unreadable images in one sample.
-    """
-
-    def __init__(
-        self,
-        records,
-        mapper,
-        seed,
-        composition=None,
-        is_wide=None,
-        max_attempts=11,
-        *,
-        close_iter=math.inf,
-        multi_scale=None,
-    ):
-        self.records = DatasetFromList(records, copy=False)
-        self.mapper, self.seed, self.composition, self.max_attempts = mapper, seed, composition, max_attempts
-        self.close_iter, self.multi_scale = close_iter, multi_scale
-        self.is_wide = np.zeros(len(records), dtype=bool) if is_wide is None else is_wide
-
-    def __len__(self):
-        return len(self.records)
-
-    def __getitem__(self, key):
-        iteration, epoch, index = key
-        failures = []
-        with sample_rng(self.seed, epoch, index):
-            try:
-                sample = self._make(iteration, index, failures)
-            except UnreadableImage:
-                sample = None
-        return Loaded(sample, tuple(failures))
-
-    def _make(self, iteration, index, failures):
-        side = None if self.multi_scale is None else self.multi_scale.size_at(iteration, self.seed)
-        in_pipeline = side is not None and self.multi_scale.in_pipeline
-        sample = self._read(index, failures)
-        if self.composition is not None:
-            strong = iteration < self.close_iter
-            size = side if in_pipeline else None
-            sample = self.composition(sample, lambda: self._draw(failures), strong=strong, size=size)
-        if side is not None and not in_pipeline:
-            sample["input_size"] = (side, side)
-        return sample
-
-    def _draw(self, failures):
-        return self._read(np.random.randint(len(self)), failures)
-
-    def _read(self, index, failures):
-        others = None
-        while True:
-            try:
-                return self.mapper(self.records[index])
-            except UnreadableImage as error:
-                failures.append((error.path, error.reason))
-                others = self._substitutes(index) if others is None else others
-                index = next(others, None)
-                if index is None or len(failures) >= self.max_attempts:
-                    raise
-
-    def _substitutes(self, index):
-        """All other indices in random order, those of the same aspect ratio first."""
-        others = np.random.permutation(len(self))
-        others = others[np.argsort(self.is_wide[others] != self.is_wide[index], kind="stable")]
-        return iter(others[others != index].tolist())
 
 
 class TrainLoader:
@@ -287,7 +137,11 @@ def build_train_loader(
         raise ValueError(f"seed is {seed}; samples are drawn from (seed, epoch, index): give an integer >= 0")
     if total_batch_size < 1 or total_batch_size % world_size:
         raise ValueError(f"total_batch_size is {total_batch_size}; it must be a multiple of the {world_size} processes")
+    if getattr(composition, "needs_masks", False) and not keep_masks:
+        raise ValueError("a step of the composition needs masks; set dataloader.train.keep_masks=true")
     records = _select(_load(dataset, keep_masks), dataset, filter_empty)
+    if keep_masks and not any(a.get("segmentation") for r in records for a in r.get("annotations", ())):
+        raise DatasetError(f"{dataset}: keep_masks is set, and no box has a segmentation; leave copy-paste out")
     if cache != "none":
         mapper.cache, records = open_cache(cache, cache_dir, records, mapper)
     is_wide = np.array([r.get("width", 0) > r.get("height", 0) for r in records]) if aspect_ratio_grouping else None

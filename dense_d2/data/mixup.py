@@ -5,6 +5,7 @@ Shapes: images (H, W, 3) uint8; boxes XYXY in pixels, float32.
 """
 
 import dataclasses
+from typing import NamedTuple, Tuple
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from .affine import clip_boxes, is_candidate
 from .letterbox import PAD_VALUE, fit_size
 from .picture import gather_boxes
 
-__all__ = ["MixUp"]
+__all__ = ["MixUp", "Placement", "draw_partner", "draw_placement", "place"]
 
 
 class MixUp:
@@ -38,58 +39,67 @@ class MixUp:
     def __call__(self, picture, draw, size):
         if not len(picture.boxes):
             return picture
-        jitter, flip = np.random.uniform(*self.scale), np.random.uniform() < self.flip_prob
-        partner = self._draw_partner(draw)
-        if partner is None:
-            return picture
-        jittered = int(size[0] * jitter), int(size[1] * jitter)
-        top, left = (
-            np.random.randint(extra) if (extra := full - side) > 0 else 0 for full, side in zip(jittered, size)
-        )
-        return self.blend(picture, partner, size, jittered, flip, (left, top))
+        placement = draw_placement(self.scale, self.flip_prob, size)
+        partner = draw_partner(draw, self.max_draws, lambda p: len(p.boxes))
+        return picture if partner is None else self.blend(picture, partner, size, placement)
 
-    def _draw_partner(self, draw):
-        for _ in range(self.max_draws):
-            partner = draw()
-            if len(partner.boxes):
-                return partner
-        return None
-
-    def blend(self, picture, partner, size, jittered, flip, corner):
-        """
-        Args:
-            size: (height, width) of the picture and the result.
-            jittered: (height, width) of the letterboxed partner after scaling.
-            flip: mirror the partner.
-            corner: (x, y) of the window in the scaled partner.
-        """
-        height, width, ratio = fit_size(*partner.image.shape[:2], jittered)
-        boxes = partner.boxes * np.float32(ratio)
-        if flip:
-            boxes[:, [0, 2]] = jittered[1] - boxes[:, [2, 0]]
-        boxes -= np.float32(corner * 2)
+    def blend(self, picture, partner, size, placement):
+        """The average of two pictures; `picture` has the (height, width) `size`."""
+        other, boxes = place(partner, size, placement)
         shown = clip_boxes(boxes, size)
         keep = is_candidate(boxes, shown, **self.candidates)
         if not keep.any():
             return picture
-        content = cv2.resize(partner.image, (width, height), interpolation=cv2.INTER_LINEAR)
-        if flip:
-            content = cv2.flip(content, 1)
-        left = jittered[1] - width if flip else 0
-        other = _window(content, left, jittered, corner, size)
         # -0.25 turns cv2's rounding into cutting down, as the released code does
         image = cv2.addWeighted(picture.image, 0.5, other, 0.5, -0.25)
         boxes, classes, weights = gather_boxes([picture, partner.moved(other, shown).select(keep)])
         return dataclasses.replace(picture, image=image, boxes=boxes, classes=classes, weights=weights, masks=None)
 
 
-def _window(content, left, jittered, corner, size):
-    """The window of `size` at `corner` of a letterboxed image with `content` at x = left, y = 0; black outside of it."""
+class Placement(NamedTuple):
+    """Where a partner lies: letterboxed into `jittered` (height, width), mirrored there if `flip`, and seen through a
+    window of the input size with its top left at `corner` (x, y)."""
+
+    jittered: Tuple[int, int]
+    flip: bool
+    corner: Tuple[int, int]
+
+    def ratio(self, image):
+        """The factor by which the partner's image is resized."""
+        return fit_size(*image.shape[:2], self.jittered)[2]
+
+
+def draw_placement(scale, flip_prob, size):
+    """Args: scale (low, high) of jittered over input size, size (height, width) of the input."""
+    factor, flip = np.random.uniform(*scale), bool(np.random.uniform() < flip_prob)
+    jittered = max(int(size[0] * factor), 1), max(int(size[1] * factor), 1)
+    spare = [max(jittered[axis] - size[axis], 1) for axis in (1, 0)]
+    return Placement(jittered, flip, tuple(np.random.randint(spare).tolist()))
+
+
+def draw_partner(draw, max_draws, is_wanted):
+    """The first wanted picture of at most `max_draws`, or None: a data set without any must not stop the run."""
+    for _ in range(max_draws):
+        partner = draw()
+        if is_wanted(partner):
+            return partner
+    return None
+
+
+def place(partner, size, placement):
+    """Returns the partner as an image of `size`, padded with 114 where the letterbox is and black outside of it, and its
+    boxes there, not cut."""
+    (jittered_height, jittered_width), flip, (x, y) = placement
+    height, width, ratio = fit_size(*partner.image.shape[:2], placement.jittered)
+    content = cv2.resize(partner.image, (width, height), interpolation=cv2.INTER_LINEAR)
+    boxes = partner.boxes * np.float32(ratio)
+    if flip:
+        content = cv2.flip(content, 1)
+        boxes[:, [0, 2]] = jittered_width - boxes[:, [2, 0]]
+    left = (jittered_width - width if flip else 0) - x  # of the content in the window
     window = np.zeros((*size, 3), dtype=np.uint8)
-    window[: jittered[0] - corner[1], : jittered[1] - corner[0]] = PAD_VALUE
-    x1, x2 = max(left - corner[0], 0), min(left + content.shape[1] - corner[0], size[1])
-    y2 = min(content.shape[0] - corner[1], size[0])
+    window[: jittered_height - y, : jittered_width - x] = PAD_VALUE
+    x1, x2, y2 = max(left, 0), min(left + width, size[1]), min(height - y, size[0])
     if x1 < x2 and y2 > 0:
-        from_x = x1 + corner[0] - left
-        window[:y2, x1:x2] = content[corner[1] : corner[1] + y2, from_x : from_x + x2 - x1]
-    return window
+        window[:y2, x1:x2] = content[y : y + y2, x1 - left : x2 - left]
+    return window, boxes - np.float32([x, y, x, y])

@@ -72,15 +72,14 @@ class PictureReader:
         keep_crowds: take crowd boxes for ordinary objects; else they are left out.
         last_pixel_boxes: the right and bottom edge of a box are its last pixels, so boxes are one pixel narrower than
             in Detectron2 and end at W - 1, H - 1 (ASFF's released code).
-        keep_masks: read `segmentation`; the records have it if `build_train_loader(keep_masks=True)`.
 
     Attributes:
         cache: None, or what `cache.open_cache` gave: images after shrinking.
     """
 
-    def __init__(self, max_size=None, *, keep_crowds=False, last_pixel_boxes=False, keep_masks=False):
+    def __init__(self, max_size=None, *, keep_crowds=False, last_pixel_boxes=False):
         self.max_size = None if max_size is None else as_size(max_size)
-        self.keep_crowds, self.last_pixel_boxes, self.keep_masks = keep_crowds, last_pixel_boxes, keep_masks
+        self.keep_crowds, self.last_pixel_boxes = keep_crowds, last_pixel_boxes
         self.cache = None
 
     def __call__(self, record):
@@ -95,12 +94,13 @@ class PictureReader:
         boxes = self._boxes(annotations, record["width"], record["height"])
         if (scale_x, scale_y) != (1, 1):
             boxes *= self._ratio(record["height"], record["width"])
+        masks = [a.get("segmentation") for a in annotations]  # None unless build_train_loader(keep_masks=True)
         return Picture(
             image=image,
             boxes=boxes.astype(np.float32),
             classes=np.array([a["category_id"] for a in annotations], dtype=np.int64),
             record=record,
-            masks=[a.get("segmentation") for a in annotations] if self.keep_masks else None,
+            masks=masks if any(masks) else None,
             mask_scale=(scale_x, scale_y),
         )
 

@@ -3,17 +3,12 @@ import itertools
 import logging
 import random
 
-from dense_d2.data.loader import (
-    StreamSampler,
-    TrainDataset,
-    TrainLoader,
-    build_test_loader,
-    build_train_loader,
-    sample_rng,
-)
+from dense_d2.data.loader import TrainLoader, build_test_loader, build_train_loader
 from dense_d2.data.mapper import DenseMapper, UnreadableImage
 from dense_d2.data.mosaic import Mosaic
+from dense_d2.data.sampler import StreamSampler
 from dense_d2.data.shift import RandomShift
+from dense_d2.data.train_dataset import TrainDataset, sample_rng
 from dense_d2.datasets import DatasetError, load_records, register_coco
 
 import numpy as np
