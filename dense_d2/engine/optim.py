@@ -26,6 +26,7 @@ def param_groups(
     weight_decay,
     weight_decay_norm: Optional[float] = None,
     weight_decay_bias: Optional[float] = None,
+    bias_lr_factor: float = 1.0,
     lr_factors: Optional[Mapping[str, float]] = None,
     batch_size: Optional[int] = None,
     lr_batch_size: Optional[int] = None,
@@ -35,7 +36,9 @@ def param_groups(
     Args:
         lr, weight_decay: of every parameter that no rule below names.
         weight_decay_norm: for the weights and biases of normalisation layers; None: no rule.
-        weight_decay_bias: for the other biases; None: no rule.
+        weight_decay_bias: for the other biases, except those of offset predictors (`conv_offset`) of deformable
+            convolutions, which is the rule of mmdetection's recipes; None: no rule.
+        bias_lr_factor: factor on `lr` for the same biases.
         lr_factors: module name prefix (such as "backbone") -> factor on `lr`; the longest prefix counts.
         batch_size, lr_batch_size: `lr` is meant for `lr_batch_size` images an iteration, and scales with `batch_size`; None:
             `lr` is taken as it is.
@@ -57,8 +60,9 @@ def param_groups(
             decay = weight_decay
             if isinstance(module, _NORMS):
                 decay = weight_decay if weight_decay_norm is None else weight_decay_norm
-            elif name == "bias" and weight_decay_bias is not None:
-                decay = weight_decay_bias
+            elif name == "bias" and module_name.split(".")[-1] != "conv_offset":
+                factor *= bias_lr_factor
+                decay = weight_decay if weight_decay_bias is None else weight_decay_bias
             groups.setdefault((lr * factor, decay), []).append(parameter)
     unused = [
         prefix for prefix in lr_factors if not any(n.startswith(prefix + ".") for n, _ in model.named_parameters())
