@@ -75,17 +75,21 @@ class ModulatedDeformConv2d(DeformConv2d):
     """Modulated deformable convolution that predicts its own offsets and masks, from a plain convolution of the same shape.
 
     Channels of `conv_offset`: 2*k*k offsets in the order of `deform_conv2d`, then k*k mask logits. It starts at zero, so
-    that every tap lies on the grid and counts half.
+    that every tap lies on the grid and counts half. `norm`, if given, is applied to the result.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=False):
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=False, norm=None
+    ):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         self.num_offsets = 2 * kernel_size**2
         self.conv_offset = nn.Conv2d(in_channels, 3 * kernel_size**2, kernel_size, stride, padding, dilation)
         nn.init.zeros_(self.conv_offset.weight)
         nn.init.zeros_(self.conv_offset.bias)
+        self.norm = norm
 
     def forward(self, x):
         """(N, C, Hin, Win) -> (N, C_out, H, W)."""
         offset, mask = self.conv_offset(x).float().tensor_split([self.num_offsets], dim=1)
-        return super().forward(x, offset, mask.sigmoid())
+        x = super().forward(x, offset, mask.sigmoid())
+        return x if self.norm is None else self.norm(x)
