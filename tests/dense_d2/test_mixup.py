@@ -1,0 +1,122 @@
+from dense_d2.data.copy_paste import CopyPaste
+from dense_d2.data.mixup import MixUp, Placement, draw_placement
+from tests.dense_d2.painted import check_box_follows, painted
+
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+
+SIZE = (64, 64)
+
+
+def square(box=(4, 4, 30, 30), **options):
+    return painted(*SIZE, box=box, **options)
+
+
+def test_the_average_is_cut_down():
+    picture = square(background=41, paint=101)
+    mixed = MixUp().blend(picture, square(background=10, paint=20, number=1), SIZE, Placement(SIZE, False, (0, 0)))
+    assert mixed.image[0, 0, 0] == 25  # 25.5
+    assert mixed.image[5, 5, 0] == 60  # 60.5
+    assert mixed.boxes.tolist() == [[4, 4, 30, 30]] * 2
+    assert mixed.classes.tolist() == [0, 1]
+    assert mixed.weights is None
+    assert picture.image[0, 0, 0] == 41
+
+
+def test_padding_is_grey_and_what_lies_beyond_is_black():
+    partner = painted(32, 64, (4, 4, 20, 20), background=200)  # letterboxed to 16 x 32 of 32 x 32
+    mixed = MixUp(min_side=0).blend(square(background=0), partner, SIZE, Placement((32, 32), False, (0, 0)))
+    assert [mixed.image[y, x, 0] for y, x in ((0, 0), (20, 0), (40, 0), (0, 40))] == [100, 57, 0, 0]
+
+
+def test_the_partners_box_follows_its_paint():
+    np.random.seed(0)
+    seen = 0
+    for _ in range(60):
+        placement = draw_placement((0.5, 1.5), 0.5, SIZE)
+        empty = square(background=0, paint=0)
+        mixed = MixUp(min_side=3).blend(empty, painted(48, 64, (30, 10, 52, 30), number=1), SIZE, placement)
+        if len(mixed.boxes) == 2:
+            seen += 1
+            check_box_follows(mixed.image, mixed.boxes[1], lambda x: x > 72)
+    assert seen > 40
+
+
+def test_partners_without_boxes_are_passed_over_but_not_for_ever():
+    np.random.seed(0)
+    partners = iter([painted(box=None), painted(box=None), square(number=1)])
+    mixed = MixUp(scale=(1, 1))(square(), lambda: next(partners), SIZE)
+    assert mixed.classes.tolist() == [0, 1]
+    picture, drawn = square(), []
+    alone = MixUp()(picture, lambda: drawn.append(0) or painted(box=None), SIZE)
+    assert alone is picture
+    assert len(drawn) == 10
+    empty = square(box=None)
+    assert MixUp()(empty, None, SIZE) is empty
+
+
+def test_a_partner_that_adds_no_box_is_not_blended():
+    picture = square()
+    far = Placement((96, 96), False, (32, 32))
+    assert MixUp().blend(picture, square(box=(0, 0, 20, 20)), SIZE, far) is picture
+
+
+def test_the_window_is_drawn_from_all_places():
+    np.random.seed(0)
+    corners = [draw_placement((1.5, 1.5), 0.5, (20, 40)) for _ in range(800)]
+    assert {p.jittered for p in corners} == {(30, 60)}
+    assert {p.corner[0] for p in corners} == set(range(20))
+    assert {p.corner[1] for p in corners} == set(range(10))
+    assert 300 < sum(p.flip for p in corners) < 500
+    assert draw_placement((0.5, 0.5), 0, (20, 40)) == ((10, 20), False, (0, 0))
+
+
+def with_mask(kind, box=(30, 10, 52, 30)):
+    partner = painted(48, 64, box, number=1, masked=True)
+    if kind != "polygon":
+        bitmap = np.zeros((48, 64), dtype=np.uint8, order="F")
+        bitmap[box[1] : box[3], box[0] : box[2]] = 1
+        partner.masks = [rle.encode(bitmap)]
+    if kind == "counts":
+        flat, counts, value = bitmap.flatten(order="F"), [0], 0
+        for pixel in flat.tolist():
+            if pixel != value:
+                counts.append(0)
+                value = pixel
+            counts[-1] += 1
+        partner.masks = [{"size": [48, 64], "counts": counts}]
+    return partner
+
+
+@pytest.mark.parametrize("kind", ["polygon", "rle", "counts"])
+def test_pasted_pixels_and_box_agree(kind):
+    np.random.seed(2)
+    seen, step = 0, CopyPaste(instance_prob=1.0)
+    for _ in range(40):
+        pasted = step(square(background=9, paint=9), lambda: with_mask(kind), SIZE)
+        if pasted.classes.tolist()[-1:] == [1]:
+            seen += 1
+            check_box_follows(pasted.image, pasted.boxes[-1], lambda x: x > 120)
+            assert ((pasted.image[..., 0] == 9).sum()) > 1000  # only the object is pasted
+    assert seen > 20
+
+
+def test_masks_of_shrunk_images_are_in_pixels_of_the_file():
+    partner = with_mask("polygon")
+    partner.masks = [[[2 * x for x in part] for part in mask] for mask in partner.masks]
+    partner.mask_scale = (0.5, 0.5)
+    pasted = CopyPaste().paste(square(background=9, paint=9), partner, SIZE, Placement(SIZE, True, (0, 0)))
+    check_box_follows(pasted.image, pasted.boxes[-1], lambda x: x > 120)
+
+
+def test_objects_that_are_pasted_over_are_dropped():
+    behind, beside = square(box=(31, 11, 50, 29)), square(box=(40, 10, 63, 60))
+    for picture, classes in ((behind, [1]), (beside, [0, 1])):
+        pasted = CopyPaste().paste(picture, with_mask("polygon"), SIZE, Placement(SIZE, False, (0, 0)))
+        assert pasted.classes.tolist() == classes
+
+
+def test_without_masks_nothing_is_pasted():
+    picture = square()
+    assert CopyPaste()(picture, lambda: square(number=1), SIZE) is picture

@@ -1,0 +1,28 @@
+from dense_d2.data.multi_scale import MultiScale
+
+import pytest
+
+SIZES = [320, 352, 384, 416]
+
+
+def test_a_size_lasts_ten_iterations_and_is_the_same_for_all_who_ask():
+    first, second = MultiScale(SIZES), MultiScale(SIZES)
+    sizes = [first.size_at(i, 7) for i in range(4000)]
+    assert sizes[::-1] == [second.size_at(i, 7) for i in reversed(range(4000))]
+    blocks = [sizes[i : i + 10] for i in range(0, 4000, 10)]
+    assert all(len(set(block)) == 1 for block in blocks)
+    counts = [sum(block[0] == size for block in blocks) for size in SIZES]
+    assert all(70 < count < 130 for count in counts)
+    assert sizes != [first.size_at(i, 8) for i in range(4000)]
+
+
+def test_the_first_period_and_the_fixed_end():
+    scale = MultiScale([320], period=5, first=608, max_iter=30, fixed_iters=12)
+    assert [scale.size_at(i, 0) for i in range(30)] == [608] * 5 + [320] * 13 + [608] * 12
+
+
+def test_what_does_not_fit_together_is_refused():
+    with pytest.raises(ValueError, match="sizes is empty"):
+        MultiScale([])
+    with pytest.raises(ValueError, match="fixed_iters is 3"):
+        MultiScale(SIZES, first=320, fixed_iters=3)
