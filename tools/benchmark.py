@@ -5,39 +5,21 @@
 The yardstick is torchvision's ResNet-50 forward at 1x3x800x1088 in float32. A round times the yardstick and each item once, in
 turn; reported are the median time of an item and the median, over the rounds, of its ratio to the yardstick of that round.
 A noisy neighbour slows both. Weights are random; detection thresholds are set so that as many candidates reach NMS as in a
-trained model.
+trained model. An item may time its own stages, which are then rows below it.
 """
 
 import argparse
-import contextlib
 import json
 import statistics
 import time
 
-from dense_d2.config import load_config
-from dense_d2.engine.step import StepTrainer
+import tools.benchmark_yolof  # noqa: F401  (registers items)
+import tools.benchmark_yolox  # noqa: F401
 from dense_d2.evaluation.timing import describe_machine
+from tools.benchmark_items import ITEMS
 
-import numpy as np
 import torch
-from detectron2.config import instantiate
-from detectron2.layers import Conv2d
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 from tabulate import tabulate
-
-ITEMS = {}
-CANDIDATES = 1000  # (anchor, class) pairs above the score threshold, a busy COCO image
-
-
-def item(name):
-    """Registers `make(options) -> callable` under a name; what the callable does is timed."""
-
-    def register(make):
-        ITEMS[name] = make
-        return make
-
-    return register
 
 
 def yardstick(options):
@@ -53,130 +35,15 @@ def yardstick(options):
     return run
 
 
-YOLOF = "configs/yolof/yolof_r50_c5_1x.py"
-
-
-@item("yolof_r50_c5 inference, 800x1088")
-def yolof_inference(options, plain=False):
-    return inference(YOLOF, options, height=800, width=1088, plain=plain)
-
-
-@item("yolof_r50_c5 inference, 800x1088, plain Detectron2 modules")
-def yolof_inference_plain(options):
-    return yolof_inference(options, plain=True)
-
-
-@item("yolof_r50_c5 training step, 2x3x512x672, 15 boxes each")
-def yolof_step(options, plain=False):
-    return training_step(YOLOF, options, images=2, height=512, width=672, boxes=15, plain=plain)
-
-
-@item("yolof_r50_c5 training step, 2x3x512x672, 15 boxes each, plain Detectron2 modules")
-def yolof_step_plain(options):
-    return yolof_step(options, plain=True)
-
-
-def build(path, options, plain):
-    """Config and model; `plain`: as the author's port lays it out, without folded norms, memory formats, fused steps."""
-    torch.manual_seed(0)
-    cfg = load_config(path, [f"train.device={options.device}"])
-    model = instantiate(cfg.model).to(options.device)
-    if plain:
-        cfg.optimizer.fused = model.channels_last = False
-        for module in model.modules():
-            if isinstance(module, Conv2d):
-                module.__class__ = Conv2d
-    return cfg, model
-
-
-def inference(path, options, height, width, plain):
-    """The whole meta-architecture on one image: normalise, network, decode, NMS, rescale."""
-    _, model = build(path, options, plain)
-    inputs = [{"image": random_image(height, width), "height": height, "width": width}]
-    model.train()
-    with torch.no_grad(), EventStorage():  # gives batch norm statistics that fit the random weights
-        for _ in range(3):
-            model([{**inputs[0], "instances": random_instances(height, width, 5)}])
-    model.eval()
-    set_threshold(model, inputs)
-
-    def run():
-        with torch.inference_mode(), autocast(options):
-            model(inputs)
-
-    return run
-
-
-def set_threshold(model, inputs):
-    """Sets the score threshold so that `CANDIDATES` pairs pass it: the score of the last, when nothing is suppressed."""
-    nms_thresh, kept = model.test_nms_thresh, model.max_detections_per_image
-    model.test_score_thresh, model.test_topk_candidates = 0.0, CANDIDATES
-    model.test_nms_thresh, model.max_detections_per_image = 1.0, CANDIDATES
-    with torch.inference_mode():
-        scores = model.forward(inputs)[0]["instances"].scores
-    model.test_score_thresh = scores.min().item()
-    model.test_nms_thresh, model.max_detections_per_image = nms_thresh, kept
-
-
-def training_step(path, options, images, height, width, boxes, plain):
-    """Forward, assignment, losses, backward and optimizer step on a batch that is already loaded."""
-    cfg, model = build(path, options, plain)
-    model.train()
-    batch = [
-        {"image": random_image(height, width, seed), "instances": random_instances(height, width, boxes, seed)}
-        for seed in range(images)
-    ]
-    cfg.optimizer.params.model = model
-    cfg.optimizer.lr = 1e-5  # the weights stay near where they are
-    trainer = StepTrainer(model, Repeat(batch), instantiate(cfg.optimizer), amp=amp(options))
-
-    def run():
-        with EventStorage():
-            trainer.run_step()
-
-    return run
-
-
-class Repeat:
-    def __init__(self, batch):
-        self.batch = batch
-
-    def __iter__(self):
-        while True:
-            yield self.batch
-
-
-def random_image(height, width, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
-
-
-def random_instances(height, width, count, seed=0, num_classes=80):
-    rng = np.random.RandomState(seed)
-    sides = np.exp(rng.uniform(np.log(12), np.log([0.8 * width, 0.8 * height]), (count, 2)))
-    start = rng.uniform(0, [width, height] - sides)
-    instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.from_numpy(np.concatenate([start, start + sides], 1)).float())
-    instances.gt_classes = torch.from_numpy(rng.randint(0, num_classes, count))
-    return instances
-
-
-def amp(options):
-    return getattr(torch, options.amp) if options.amp else None
-
-
-def autocast(options):
-    return torch.autocast(options.device, dtype=amp(options)) if options.amp else contextlib.nullcontext()
-
-
 def seconds(run, device):
+    """{"": seconds} of a call, and {stage: seconds} where it returns them."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    run()
+    stages = run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return {"": time.perf_counter() - start, **(stages or {})}
 
 
 def measure(names, options):
@@ -185,11 +52,12 @@ def measure(names, options):
     runs = {name: ITEMS[name](options) for name in names}
     for run in (reference, *runs.values()):
         run()  # warm up
-    reference_times, times = [], {name: [] for name in names}
+    reference_times, times = [], {}
     for _ in range(options.rounds):
-        reference_times.append(seconds(reference, options.device))
+        reference_times.append(seconds(reference, options.device)[""])
         for name, run in runs.items():
-            times[name].append(seconds(run, options.device))
+            for stage, value in seconds(run, options.device).items():
+                times.setdefault(f"{name}: {stage}" if stage else name, []).append(value)
     result = {}
     for name, values in times.items():
         ratios = [value / base for value, base in zip(values, reference_times)]

@@ -3,7 +3,7 @@
 import pathlib
 
 from dense_d2.config import dump_config, load_config
-from dense_d2.engine.optim import CosineCycles
+from dense_d2.engine.optim import CosineCycles, WarmupCosine
 
 import pytest
 import torch
@@ -24,6 +24,26 @@ ROWS = {
     "yolof/yolof_csp_d53_dc5_9x": 48.266,
     "yolof/yolof_csp_d53_dc5_9x_stage2_3x": 48.266,
     "yolof/yolof_csp_d53_dc5_swa_3x": 48.266,
+    "yolox/yolox_nano": 0.912,
+    "yolox/yolox_tiny": 5.056,
+    "yolox/yolox_s": 8.968,
+    "yolox/yolox_m": 25.326,
+    "yolox/yolox_l": 54.209,
+    "yolox/yolox_x": 99.071,
+    "yolox/yolox_darknet53": 63.725,
+    "yolox/roadmap/baseline": 62.999,
+    "yolox/roadmap/decoupled_head": 63.856,
+    "yolox/roadmap/strong_augmentation": 63.856,
+    "yolox/roadmap/anchor_free": 63.725,
+    "yolox/roadmap/multi_positives": 63.725,
+    "yolox/roadmap/simota": 63.725,
+    "yolox/roadmap/nms_free": 67.268,
+    "yolox/roadmap/coupled_end_to_end": 87.784,  # this and the next are not published
+    "yolox/roadmap/decoupled_end_to_end": 67.4,
+    "yolox/augmentation/yolox_nano_strong": 0.912,
+    "yolox/augmentation/yolox_l_no_mixup": 54.209,
+    "yolox/augmentation/yolox_l_copy_paste": 54.209,
+    "yolox/yolox_nano_finetune": None,
     "yolof/yolof_thin_bccd": None,
     "yolof/yolof_thin_shapes": None,
 }
@@ -75,6 +95,8 @@ def test_schedule_runs_from_start_to_end(row):
     factors = [schedule(i / cfg.train.max_iter) for i in (0, cfg.train.max_iter // 2, cfg.train.max_iter - 1)]
     if isinstance(schedule, CosineCycles):
         assert factors == pytest.approx([1.0, 1.0, 0.01], rel=1e-2)
+    elif isinstance(schedule, WarmupCosine):
+        assert factors[0] == 0 and 0.4 < factors[1] < 0.6 and factors[2] == 0.05
     else:
         assert factors[0] < 0.01 and factors[1:] == pytest.approx([1.0, 0.01])
 

@@ -1,9 +1,23 @@
 """One training step, parameter groups, the schedule, EMA and the environment of a launch."""
 
-from dense_d2.engine import EMA, SWA, CosineCycles, StepTrainer, WarmupMultiStep, launch, param_groups
+import math
+from types import SimpleNamespace
+
+from dense_d2.engine import (
+    EMA,
+    SWA,
+    CosineCycles,
+    StepTrainer,
+    SwitchOn,
+    WarmupCosine,
+    WarmupMultiStep,
+    launch,
+    param_groups,
+)
 from dense_d2.engine.hooks import evaluation_weights
 from dense_d2.engine.launch import _first_host, _slurm_environment
 from dense_d2.engine.step import amp_dtype
+from dense_d2.errors import UserError
 
 import pytest
 import torch
@@ -218,3 +232,44 @@ def test_one_process_needs_no_launcher(monkeypatch):
         num_gpus, num_machines = 1, 1
 
     assert launch(lambda args: args.num_gpus + 41, Arguments()) == 42
+
+
+def test_schedule_of_yolox():
+    """Section 2.1 and the released code: 300 epochs of 1849 iterations, learning rate 0.01."""
+    schedule = WarmupCosine(max_iter=554_700, warmup_iters=9245, flat_iters=27_735, end_factor=0.05)
+    rates = {i: 0.01 * schedule(i / 554_700) for i in (0, 1849, 9245, 268_105, 526_964, 526_965, 554_699)}
+    expected = [0, 4.0e-4, 0.01, 5.25e-3, 5e-4, 5e-4, 5e-4]
+    assert list(rates.values()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_schedule_of_asff_changes_once_an_epoch():
+    """Power 4 over 5 epochs, flat until epoch 20, a cosine of 250 steps, flat; with 10 iterations an epoch."""
+    settings = dict(warmup_iters=50, warmup_power=4, cosine_from=200, flat_iters=310, end_factor=0.01, step_iters=10)
+    schedule = WarmupCosine(max_iter=3010, **settings)
+    at = [schedule(i / 3010) for i in (25, 50, 199, 209, 210, 219, 1450, 2700, 3009)]
+    first = 0.01 + 0.99 * (1 + math.cos(math.pi / 250)) / 2
+    assert at == pytest.approx([0.0625, 1, 1, 1, first, first, 0.505, 0.01, 0.01])
+
+
+def test_a_schedule_without_room_is_an_error():
+    with pytest.raises(UserError, match="warmup_iters"):
+        WarmupCosine(max_iter=100, warmup_iters=60, flat_iters=50)
+
+
+def test_switch_on_depends_on_the_iteration_alone():
+    hook, model = SwitchOn("use_l1", last_iters=3), SimpleNamespace(use_l1=False)
+    seen = []
+    for iteration in (0, 6, 7, 9, 2):  # the last: a run that was resumed earlier
+        hook.trainer = SimpleNamespace(model=model, iter=iteration, max_iter=10)
+        hook.before_train()
+        hook.before_step()
+        seen.append(model.use_l1)
+    assert seen == [False, False, True, True, False]
+    hook.attribute = "use_l2"
+    with pytest.raises(UserError, match="use_l2"):
+        hook.before_train()
+
+
+def test_learning_rate_follows_the_batch_size():
+    groups = param_groups(MeanSquare(), lr=0.01, weight_decay=0.0, batch_size=16, lr_batch_size=64)
+    assert [group["lr"] for group in groups] == [0.0025]
