@@ -89,23 +89,38 @@ def nano_stages(options):
 
 
 def _register_assignment(boxes):
-    def make(options, reference=False):
-        cfg = load_config(S).model
-        assigner = instantiate(cfg.assigner)
-        args = assignment_inputs(boxes, options.device)
-        if reference:  # the plain loops that the tests compare with
-            from tests.yolox_d2.reference_simota import reference_simota as assigner
+    where = f"8 images of 640x640, {boxes} boxes each"
+
+    @item(f"yolox assignment and losses, {where}")
+    def assignment_and_losses(options):
+        model = build(S, options, plain=False)[1]
+        inputs = assignment_inputs(boxes, options.device)
+        priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, _ = inputs
+        deltas = torch.zeros_like(pred_boxes)
 
         def run():
-            assigner(*args)
+            assignment = model.assigner(*inputs)
+            model.losses(priors, deltas, pred_boxes, obj_logits, cls_logits, gt_boxes, gt_classes, assignment)
 
         return run
 
-    item(f"yolox assignment, 8 images of 640x640, {boxes} boxes each")(make)
+    @item(f"yolox assignment, {where}")
+    def assignment(options, assigner=None):
+        assigner = assigner or instantiate(load_config(S).model.assigner)
+        inputs = assignment_inputs(boxes, options.device)
+
+        def run():
+            assigner(*inputs)
+
+        return run
+
     if boxes <= 100:
-        item(f"yolox assignment, 8 images of 640x640, {boxes} boxes each, plain loops")(
-            lambda options: make(options, reference=True)
-        )
+
+        @item(f"yolox assignment, {where}, plain loops")
+        def plain_loops(options):
+            from tests.yolox_d2.reference_simota import reference_simota  # what the tests compare with
+
+            return assignment(options, reference_simota)
 
 
 for number in (1, 10, 100, 500):
