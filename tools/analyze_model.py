@@ -18,7 +18,8 @@ import sys
 from collections import Counter
 from typing import Any, Dict, List
 
-import yolof_d2  # noqa: F401  (registration: yacs files find the detectors by name)
+import vfnet_d2  # noqa: F401  (registration: yacs files find the detectors by name)
+import yolof_d2  # noqa: F401
 import yolox_d2  # noqa: F401
 from dense_d2.compat import batch_images
 from dense_d2.config import ConfigError, load_config

@@ -4,11 +4,9 @@ Reading order: vfnet (meta-architecture), head, star_conv, varifocal_loss, atss,
 fpn and pafpn, released, config.
 """
 
-from dense_d2.config import register_yacs_defaults
-
 from .config import add_vfnet_config
+from .fpn import build_vfnet_resnet_fpn_backbone
+from .pafpn import PAFPNX
 from .vfnet import VFNet
 
-__all__ = ["VFNet", "add_vfnet_config"]
-
-register_yacs_defaults(add_vfnet_config)
+__all__ = ["PAFPNX", "VFNet", "add_vfnet_config", "build_vfnet_resnet_fpn_backbone"]
