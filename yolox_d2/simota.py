@@ -98,7 +98,7 @@ class SimOTA:
         slots = torch.where(is_candidate, is_candidate.cumsum(dim=1) - 1, bound)
         candidates = torch.full((num_images, bound + 1), num_priors, device=near.device)
         candidates.scatter_(1, slots, torch.arange(num_priors + 1, device=near.device).expand_as(slots))
-        candidates[:, bound] = num_priors
+        candidates[:, bound] = num_priors  # not what was written there last
         return candidates, slots
 
     def _gather(self, candidates, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid):
@@ -197,10 +197,8 @@ class SimOTA:
 
     def _settle_orphans(self, batch, claims, owners):
         """Owners of contested candidates that are near no box: the cheapest of all boxes of the image, all penalised."""
-        num_images, num_gt = batch.gt_valid.shape
-        width = batch.candidates.shape[1]
+        num_gt, width = batch.gt_valid.shape[1], batch.candidates.shape[1]
         contested = torch.zeros_like(owners).scatter_add_(0, claims, torch.ones_like(claims)) > 1
-        contested.view(num_images, width)[:, -1] = False
         orphans = (contested & (owners < 0)).nonzero()[:, 0]
         settled = owners.clone()
         for ids in orphans.split(max(1, self.chunk // num_gt)):

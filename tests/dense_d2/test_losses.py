@@ -1,4 +1,4 @@
-from dense_d2.modeling.losses import giou_loss, sigmoid_focal_loss
+from dense_d2.modeling.losses import giou_loss, iou_loss, sigmoid_focal_loss
 
 import torch
 from fvcore.nn import giou_loss as fvcore_giou
@@ -63,3 +63,26 @@ def test_giou_of_boxes_without_area_is_finite_and_nan_passes_through():
         assert loss.isfinite().all() and grad.isfinite().all()
     assert giou_loss(torch.full((1, 4), float("nan")), torch.zeros(1, 4)).isnan().all()
     assert giou_loss(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0,)
+
+
+def test_iou_loss_by_hand_in_value_and_gradient():
+    a = torch.tensor([[0.0, 0, 2, 2], [0.0, 0, 2, 2], [0.0, 0, 1, 1]])
+    b = torch.tensor([[0.0, 0, 2, 2], [1.0, 0, 3, 2], [2.0, 0, 3, 1]], requires_grad=True)
+    loss = iou_loss(b, a)
+    torch.testing.assert_close(loss, torch.tensor([0, 1 - 1 / 9, 1]))
+    torch.testing.assert_close(iou_loss(a, b, power=1), torch.tensor([0, 2 / 3, 1]))
+    # b's left side x: IoU = (2 - x) / 3, so the loss has the slope 2 * IoU / 3; its right side x: IoU = 1 / x
+    (grad,) = torch.autograd.grad(loss.sum(), b)
+    torch.testing.assert_close(grad[1, [0, 2]], torch.tensor([2 / 9, 2 / 27]))
+    assert grad[2].tolist() == [0, 0, 0, 0]
+
+
+def test_iou_loss_of_boxes_without_area_is_finite():
+    point = torch.tensor([[5.0, 5, 5, 5]], requires_grad=True)
+    for other in ([[5.0, 5, 5, 5]], [[0.0, 0, 9, 9]], [[7.0, 7, 9, 9]]):
+        loss = iou_loss(point, torch.tensor(other))
+        (grad,) = torch.autograd.grad(loss.sum(), point)
+        assert loss.tolist() == [1] and grad.isfinite().all()
+    boxes = torch.tensor([[0.0, 0, 1000, 1000]]).half()
+    assert iou_loss(boxes, boxes).tolist() == [0]
+    assert iou_loss(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0,)

@@ -63,11 +63,10 @@ def test_centre_cell_on_the_level_of_the_size():
 
 
 def test_three_by_three_cells_within_the_map():
-    scene = plain_scene(
-        [[28, 28, 44, 44], [1, 1, 4, 12], [100, 100, 120, 120]]
-    )  # centres in cells 36 and 0, and outside
-    nine = [27, 28, 29, 35, 36, 37, 43, 44, 45]
-    assert positives(CenterAssigner(radius=1)(*scene)) == {**dict.fromkeys(nine, 0), **dict.fromkeys([0, 1, 8, 9], 1)}
+    # centres in cells 36, 0 and 23, and outside
+    scene = plain_scene([[28, 28, 44, 44], [1, 1, 4, 12], [60, 20, 63, 24], [100, 100, 120, 120]])
+    cells = [27, 28, 29, 35, 36, 37, 43, 44, 45], [0, 1, 8, 9], [14, 15, 22, 23, 30, 31]
+    assert positives(CenterAssigner(radius=1)(*scene)) == {i: box for box, taken in enumerate(cells) for i in taken}
 
 
 def test_a_claimed_cell_goes_to_the_smallest_box_then_to_the_first():
