@@ -5,6 +5,7 @@ Two ways from record to sample: YOLOF and VFNet augment one image with Detectron
 the steps), then the steps. `train_dataset`, `sampler` and `loader` make samples and batches of either.
 """
 
+from .beta_mixup import BetaMixUp
 from .composition import Composition
 from .copy_paste import CopyPaste
 from .distortion import RandomDistortion
@@ -18,27 +19,38 @@ from .mixup import MixUp
 from .mosaic import Mosaic
 from .mosaic_warp import MosaicWarp
 from .multi_scale import MultiScale
+from .photometric import PhotometricDistortion
 from .picture import PictureReader
+from .random_affine import RandomAffine
 from .resize import SquareResize
 from .shift import RandomShift
+from .ssd_crop import Expand, MinIoUCrop
+from .stretch import Stretch, StretchResize
 
 __all__ = [
+    "BetaMixUp",
     "Composition",
     "CopyPaste",
     "DenseMapper",
+    "Expand",
     "Letterbox",
     "LetterboxResize",
+    "MinIoUCrop",
     "MixUp",
     "Mosaic",
     "MosaicWarp",
     "MultiScale",
+    "PhotometricDistortion",
     "PictureReader",
+    "RandomAffine",
     "RandomDistortion",
     "RandomFlip",
     "RandomHSV",
     "RandomJitterCrop",
     "RandomShift",
     "SquareResize",
+    "Stretch",
+    "StretchResize",
     "build_test_loader",
     "build_train_loader",
 ]

@@ -129,7 +129,7 @@ def test_sizes_that_the_annotations_lack_come_from_the_files(name, tmp_path):
 def test_a_cache_that_does_not_fit_is_an_error(name, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "free_memory", lambda: 1000)
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match=rf"cache={kind} needs .* GB .* are free; .*none"):
+    with pytest.raises(UserError, match=rf"cache={kind} needs .* GB.* are free; .*none"):
         reader_with(kind, load_records(name), tmp_path)
 
 

@@ -53,7 +53,9 @@ def test_additive_gains_are_switched_channel_by_channel():
         ]
     )
     assert np.abs(shifts).max(axis=0).tolist() == [4, 29, 29]
-    assert ((shifts[:, 1:] == 0).mean(axis=0) > 0.45).all() and ((shifts[:, 1:] == 0).mean(axis=0) < 0.6).all()
+    unchanged = (shifts[:, 1:] == 0).mean(axis=0)
+    assert unchanged.min() > 0.45
+    assert unchanged.max() < 0.6
 
 
 def test_hue_wraps_and_the_others_are_cut():
