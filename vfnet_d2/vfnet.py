@@ -190,7 +190,7 @@ class VFNet(DenseDetector):
         """
         is_fg = (gt_labels >= 0) & (gt_labels < self.num_classes)
         log_scalar("num_fg_per_image", is_fg.sum() / len(gt_labels))
-        # masks instead of indices: nothing waits for the device, and no overflow in the background reaches a gradient
+        # masks instead of indices: nothing waits for the device
         boxes, quality = _compare(points, ltrb, gt_boxes, is_fg)
         gt_centerness = None if centerness is None else _centerness(points, gt_boxes, is_fg)
         weight = quality if centerness is None else gt_centerness

@@ -1,52 +1,84 @@
-"""Soft-NMS against the plain loop over one class after the other."""
-
 from vfnet_d2.soft_nms import soft_nms
 
 import pytest
 import torch
-from torchvision.ops import box_iou
+
+# IoU of neighbours: 80 / 120 = 2/3; of the first and the third: 60 / 140 = 3/7
+BOXES = torch.tensor([[0.0, 0, 10, 10], [2.0, 0, 12, 10], [4.0, 0, 14, 10]])
+SCORES = torch.tensor([0.9, 0.8, 0.7])
+ONE_CLASS = torch.zeros(3, dtype=torch.int64)
 
 
-def plain_soft_nms(boxes, scores, classes, iou_thresh, max_detections, min_score):
-    found = []
-    for label in classes.unique().tolist():
-        rest = [(scores[i].item(), i) for i in range(len(boxes)) if classes[i] == label]
-        while rest:
-            score, best = max(rest)
-            if score < min_score:
-                break
-            found.append((score, best))
-            ious = box_iou(boxes[best : best + 1], boxes)[0].tolist()
-            rest = [(s * (1 - ious[i]) if ious[i] >= iou_thresh else s, i) for s, i in rest if i != best]
-    return sorted(found, reverse=True)[:max_detections]
+def run(scores=SCORES, classes=ONE_CLASS, boxes=BOXES, **kwargs):
+    return soft_nms(boxes, scores, classes, **{**dict(iou_thresh=0.5, max_detections=100), **kwargs})
 
 
-@pytest.mark.parametrize("max_detections", [3, 15, 1000])
-def test_equals_the_plain_loop_per_class(max_detections):
-    generator = torch.Generator().manual_seed(3)
-    corner = torch.rand(60, 2, generator=generator) * 30
-    boxes = torch.cat([corner, corner + 10 + torch.rand(60, 2, generator=generator) * 40], dim=1)
+def test_scores_decay_by_the_boxes_that_were_picked_before():
+    keep, scores = run()
+    # the first takes 2/3 off the second; the third is left alone by the first, and then takes its own 2/3 off the second
+    assert keep.tolist() == [0, 2, 1]
+    torch.testing.assert_close(scores, torch.tensor([0.9, 0.7, 0.8 / 9]))
+
+
+def test_every_overlap_from_the_threshold_on_counts():
+    keep, scores = run(iou_thresh=0.4)
+    # third: 0.7 * 4/7 = 0.4; then the second is down to 0.8 / 3 / 3
+    assert keep.tolist() == [0, 2, 1]
+    torch.testing.assert_close(scores, torch.tensor([0.9, 0.4, 0.8 / 9]))
+    _, scores = run(iou_thresh=0.7)
+    assert torch.equal(scores, SCORES)
+    pair = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 5]])  # IoU exactly 0.5
+    _, scores = run(SCORES[:2], ONE_CLASS[:2], pair)
+    torch.testing.assert_close(scores, torch.tensor([0.9, 0.4]))
+
+
+def test_classes_leave_each_other_alone():
+    keep, scores = run(classes=torch.tensor([0, 1, 2]))
+    assert keep.tolist() == [0, 1, 2] and torch.equal(scores, SCORES)
+
+
+def test_equal_boxes_of_two_classes_and_of_one():
+    boxes = BOXES[:1].repeat(3, 1)
+    keep, scores = run(classes=torch.tensor([0, 1, 0]), boxes=boxes)
+    assert keep.tolist() == [0, 1] and torch.equal(scores, SCORES[:2])  # the third decayed to 0
+
+
+def test_the_best_decayed_scores_are_picked():
+    keep, scores = run(max_detections=2)
+    assert keep.tolist() == [0, 2]
+    keep, _ = run(min_score=0.1)
+    assert keep.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("max_detections", [0, 5])
+def test_nothing_in_nothing_out(max_detections):
+    keep, scores = run(SCORES[:0], ONE_CLASS[:0], BOXES[:0], max_detections=max_detections)
+    assert keep.shape == scores.shape == (0,) and keep.dtype == torch.int64
+
+
+def test_same_as_a_plain_loop_over_each_class():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(60, 2, generator=generator) * 30
+    boxes = torch.cat([corners, corners + 10 + 10 * torch.rand(60, 2, generator=generator)], dim=1)
     scores, classes = torch.rand(60, generator=generator), torch.randint(0, 3, (60,), generator=generator)
-    keep, decayed = soft_nms(boxes, scores, classes, iou_thresh=0.3, max_detections=max_detections, min_score=0.05)
-    expected = plain_soft_nms(boxes, scores, classes, 0.3, max_detections, 0.05)
-    assert keep.tolist() == [i for _, i in expected]
-    torch.testing.assert_close(decayed, torch.tensor([score for score, _ in expected]))
-    assert (decayed < scores[keep] - 1e-3).any() == (max_detections == 1000)
+    expected = []
+    for label in range(3):
+        left = [(s.item(), i) for i, s in enumerate(scores) if classes[i] == label]
+        while left:
+            best_score, best = max(left)
+            if best_score < 1e-3:
+                break
+            expected.append((best_score, best))
+            left = [(s * _factor(boxes[best], boxes[i]), i) for s, i in left if i != best]
+    expected.sort(reverse=True)
+    keep, found = soft_nms(boxes, scores, classes, iou_thresh=0.5, max_detections=20)
+    assert keep.tolist() == [i for _, i in expected[:20]]
+    torch.testing.assert_close(found, torch.tensor([s for s, _ in expected[:20]]))
 
 
-def test_typed_out():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 8], [0.0, 0, 10, 8], [50.0, 50, 60, 60], [0.0, 0, 10, 10]])
-    scores, classes = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]), torch.tensor([0, 0, 1, 0, 0])
-    keep, decayed = soft_nms(boxes, scores, classes, iou_thresh=0.65, max_detections=100)
-    # box 1: 0.8 * (1 - 0.8); box 4 is box 0 again and decays to nothing; class 1 keeps its score
-    assert keep.tolist() == [0, 2, 3, 1]
-    torch.testing.assert_close(decayed, torch.tensor([0.9, 0.7, 0.6, 0.16]))
-    below = soft_nms(boxes, scores, classes, iou_thresh=0.81, max_detections=100)
-    assert below[1].tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6])
-
-
-def test_nothing_in_nothing_out():
-    keep, scores = soft_nms(
-        torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), iou_thresh=0.6, max_detections=100
-    )
-    assert keep.shape == scores.shape == (0,)
+def _factor(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    overlap = max(width, 0) * max(height, 0)
+    iou = overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
+    return float(1 - iou) if iou >= 0.5 else 1.0
