@@ -66,12 +66,11 @@ def test_atss_equals_the_plain_algorithm(topk):
 
 
 def test_levels_with_fewer_locations_than_k_and_a_map_of_one():
-    """16 + 4 + 1 + 1 + 1 locations: all of them are candidates, with 9 on each level."""
-    grid = grid_of((32, 32))
-    assert grid.num_points == [16, 4, 1, 1, 1]
-    boxes = torch.tensor([[1.0, 2.0, 31.0, 27.0], [0.5, 0.5, 6.0, 13.0]])
+    grid = grid_of((64, 64))
+    assert grid.num_points == [64, 16, 4, 1, 1]
+    boxes = torch.tensor([[10.0, 9.0, 55.0, 58.0], [0.5, 0.5, 6.0, 13.0]])
     matched = ATSSAssigner()(grid, [boxes])
-    assert matched[0].tolist() == plain_atss(grid, 0, boxes) and (matched == 1).any()
+    assert matched[0].tolist() == plain_atss(grid, 0, boxes) and (matched == 0).any()
     single = grid_of((32, 32), strides=(32,))
     assert single.num_points == [1]
     # the spread of one value is none
