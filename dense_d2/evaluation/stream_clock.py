@@ -80,7 +80,7 @@ def simulate_stream(
     else:
         mean = 0.0
         if schedule == "shrinking_tail" and num_frames:
-            mean = float(np.mean(runs)) if mean_latency is None else mean_latency * fps
+            mean = round(float(np.mean(runs)) if mean_latency is None else mean_latency * fps, _DIGITS)
         ends = _one_device(runs, stride, mean)
     return [Output(end / fps, frame) for end, frame in ends if end < num_frames]
 
@@ -94,7 +94,7 @@ def _one_device(runs: np.ndarray, stride: int, mean: float) -> List[Tuple[float,
             clock = float(frame + 1)
             continue
         last, seen = frame, seen + 1
-        waits = mean > 1 and mean < math.floor(clock - frame + mean)
+        waits = mean > 1 and mean < math.floor(round(clock - frame + mean, _DIGITS))
         if waits or (seen - 1) % stride:
             continue
         clock = round(clock + runs[frame], _DIGITS)
@@ -121,10 +121,10 @@ def match_outputs(num_frames: int, fps: float, outputs: Sequence[Output], eta: f
         outputs: by time of completion.
         eta: frames between the world and the moment it is asked about; above 0 asks earlier, -1 a frame later.
     """
-    times = [output.time for output in outputs]
-    if any(a > b for a, b in zip(times, times[1:])):
+    ends = [round(output.time * fps, _DIGITS) for output in outputs]
+    if any(a > b for a, b in zip(ends, ends[1:])):
         raise ValueError("The outputs are not in the order of their completion; sort them by time")
-    return [bisect.bisect_right(times, (frame - eta) / fps) - 1 for frame in range(num_frames)]
+    return [bisect.bisect_right(ends, round(frame - eta, _DIGITS)) - 1 for frame in range(num_frames)]
 
 
 def stream_stats(outputs: Sequence[Output], matches: Sequence[int]) -> StreamStats:

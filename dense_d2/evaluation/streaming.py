@@ -158,9 +158,8 @@ class StreamingCOCOEvaluator(FastCOCOEvaluator):
         self._seed, self._perf_factor = seed, perf_factor
         self._stream = {"fps": fps, "schedule": schedule, "stride": stride, "eta": eta}
         self._image_ids = [i for ids in read_sequences(self._coco_api.dataset) for i in ids]
-        simulate_stream(
-            0, fps, 0.0, schedule=schedule, stride=stride
-        )  # a wrong argument is known before the model runs
+        # a wrong argument is known before the model runs
+        simulate_stream(0, fps, 0.0, schedule=schedule, stride=stride)
         self._mapping = self._coco_api.dataset.get("coco_mapping") if coco_classes else None
         if coco_classes and not self._mapping:
             raise UserError("coco_classes is set but the annotation file has no `coco_mapping`; set coco_classes=False")

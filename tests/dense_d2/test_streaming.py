@@ -53,10 +53,11 @@ def test_an_output_that_completes_when_a_frame_arrives_counts_for_it():
     assert simulate(4, 4.0) == []  # at the end of the video it is too late
 
 
-@pytest.mark.parametrize("fps, frames", [(30.0, 1), (30.0, 3), (25.0, 7), (29.97, 2), (60.0, 11)])
-def test_whole_frames_stay_whole(fps, frames):
+@pytest.mark.parametrize("schedule", ["eager", "shrinking_tail"])
+@pytest.mark.parametrize("fps, frames", [(30.0, 1), (30.0, 3), (25.0, 7), (29.97, 2), (60.0, 11), (49.0, 3)])
+def test_whole_frames_stay_whole(fps, frames, schedule):
     """1 / 30 of a second is no binary fraction; an output must not slip by a frame for that after 300 of them."""
-    outputs = simulate_stream(300, fps, frames / fps)
+    outputs = simulate_stream(300, fps, frames / fps, schedule=schedule)
     assert [x.frame for x in outputs] == list(range(0, 300 - frames, frames))
     matches = match_outputs(300, fps, outputs)
     assert [outputs[m].frame for m in matches[frames:]] == [i // frames * frames - frames for i in range(frames, 300)]
@@ -95,7 +96,17 @@ def test_shrinking_tail_goes_on_where_waiting_does_not_pay():
 
 def test_shrinking_tail_decides_by_the_mean():
     assert simulate(5, 1.6, schedule="shrinking_tail", mean_latency=1.2 / FPS) == simulate(5, 1.6)
+    # with a mean of 1.7, that from 2.4 would end at 4.1
+    assert simulate(5, 1.2, schedule="shrinking_tail", mean_latency=1.7 / FPS) == [(1.2, 0), (2.4, 1), (4.2, 3)]
     assert simulate(5, [1.6, 1.6, 1.3, 1.6, 1.6], schedule="shrinking_tail")[1] == (3.3, 2)
+
+
+def test_shrinking_tail_at_whole_frames():
+    """In binary 0.4 + 1.6 is below 2, and so is the mean of many 0.2 s at 10 per second; the rule must see 2."""
+    assert simulate(5, 1.4, schedule="shrinking_tail", mean_latency=1.6 / FPS) == [(1.4, 0), (3.4, 2)]
+    mean = np.full(300, 2 / FPS).mean()
+    assert mean * FPS < 2
+    assert simulate(6, 2.0, schedule="shrinking_tail", mean_latency=mean) == [(2.0, 0), (4.0, 2)]
 
 
 def test_infinite_devices_answer_in_the_order_of_completion():
@@ -115,6 +126,7 @@ def test_stride():
 def test_eta_moves_the_question():
     assert inputs_shown(4, 0.6, eta=-1.0) == [0, 1, 2, 3]
     assert inputs_shown(4, 0.6, eta=0.5) == [None, None, 0, 1]
+    assert inputs_shown(4, 2 / 3, eta=1 / 3) == [None, 0, 1, 2]  # completes just when it is asked about
 
 
 def test_nothing_to_show():
@@ -339,6 +351,27 @@ def test_evaluator_with_given_latency(register, tmp_path):
     saved = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     numbers, _ = streaming_numbers(dataset, saved, 0.5 / FPS, fps=FPS)
     assert 100 * numbers.stats[0] == pytest.approx(streaming["sAP"])
+
+
+def test_shrinking_tail_takes_the_mean_of_the_samples_not_of_the_draw(register):
+    """The mean is 1.7 frames, seed 0 draws 1.2 for all five: three runs, as by hand above. A mean of 1.2 gives four."""
+    dataset, _ = video((5,), speed=0)
+    samples = [1.2 / FPS] * 9 + [6.2 / FPS]
+    assert set(latency_of_images(range(5), read_latency(samples), seed=0)[0].values()) == {1.2 / FPS}
+    options = dict(latency=samples, fps=FPS, schedule="shrinking_tail", seed=0)
+    results = run(Oracle(dataset), dataset, StreamingCOCOEvaluator(register(dataset), **options))
+    assert results["streaming"]["processed"] == 3
+
+
+def test_chosen_images_are_scored_on_the_whole_clock(register):
+    dataset, _ = video((4,), speed=0)
+    evaluator, model = StreamingCOCOEvaluator(register(dataset), latency=0.5 / FPS, fps=FPS), Oracle(dataset)
+    for img_ids, expected in (([10, 40], 51 / 101), ([20, 40], 1)):  # frame 0 is always missed
+        evaluator.reset()
+        for image in dataset["images"]:
+            inputs = [{"image_id": image["id"]}]
+            evaluator.process(inputs, model(inputs))
+        assert evaluator.evaluate(img_ids=img_ids)["streaming"]["sAP"] == pytest.approx(100 * expected)
 
 
 def test_evaluator_with_measured_latency(register, monkeypatch):
