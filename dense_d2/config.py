@@ -47,7 +47,16 @@ _KEYS = {
     "dataloader": ("train", "test", "evaluator"),
     "train": (
         *("output_dir", "init_checkpoint", "reinit_head", "device", "max_iter", "seed", "deterministic"),
-        *("cudnn_benchmark", "check_data", "amp", "accumulate", "clip_grad_norm", "ddp", "checkpointer", "fuse_conv_bn"),
+        *(
+            "cudnn_benchmark",
+            "check_data",
+            "amp",
+            "accumulate",
+            "clip_grad_norm",
+            "ddp",
+            "checkpointer",
+            "fuse_conv_bn",
+        ),
         *("eval_period", "log_period", "pictures", "hooks"),
     ),
     "train.amp": ("enabled", "dtype", "evaluate"),

@@ -108,11 +108,12 @@ class SimOTA:
         boxes = pred_boxes.gather(1, at[..., None].expand(-1, -1, 4)).float()
         planes = box_planes(torch.where((candidates < num_priors)[..., None], boxes, 0)).flatten(1)
         obj_probs = obj_logits.gather(1, at).float().sigmoid().flatten()
-        images = torch.arange(len(at), device=at.device)[:, None].expand_as(at).flatten()
+        rows = (at + torch.arange(len(at), device=at.device)[:, None] * num_priors).flatten()
+        logits = cls_logits.flatten(0, 1)  # a view of what a head gives
         step = max(1, self.chunk // cls_logits.shape[2])
         costs = [
-            _log(_probs(cls_logits[i, p], o[:, None]), complement=True).sum(dim=1).neg_()
-            for i, p, o in zip(images.split(step), at.flatten().split(step), obj_probs.split(step))
+            _log(_probs(logits.index_select(0, r), o[:, None]), complement=True).sum(dim=1).neg_()
+            for r, o in zip(rows.split(step), obj_probs.split(step))
         ]
         gt_planes = box_planes(gt_boxes).flatten(1)
         return _Batch(
@@ -171,7 +172,8 @@ class SimOTA:
         probs = _probs(logits, batch.obj_probs[candidates])
         # cross entropy with a one-hot target, summed over classes: as if no class were right, but for the right one
         costs = batch.no_class_cost[candidates] + _log(probs, complement=True) - _log(probs)
-        ious = box_iou(batch.planes[:, candidates], batch.gt_planes[:, boxes])
+        planes = batch.planes.index_select(1, candidates.flatten()).view(4, *candidates.shape)
+        ious = box_iou(planes, batch.gt_planes[:, boxes])
         return (costs - self.iou_weight * (ious + 1e-8).log()).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
     def _further(self, batch, boxes, near_slots, lack):

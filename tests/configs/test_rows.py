@@ -44,6 +44,8 @@ ROWS = {
     "yolox/augmentation/yolox_l_no_mixup": 54.209,
     "yolox/augmentation/yolox_l_copy_paste": 54.209,
     "yolox/yolox_nano_finetune": None,
+    "vfnet/vfnet_r50_1x": 32.889,
+    "vfnet/vfnet_thin_bccd": None,
     "yolof/yolof_thin_bccd": None,
     "yolof/yolof_thin_shapes": None,
 }
@@ -98,7 +100,7 @@ def test_schedule_runs_from_start_to_end(row):
     elif isinstance(schedule, WarmupCosine):
         assert factors[0] == 0 and 0.4 < factors[1] < 0.6 and factors[2] == 0.05
     else:
-        assert factors[0] < 0.01 and factors[1:] == pytest.approx([1.0, 0.01])
+        assert factors[0] <= 0.1 and factors[1:] == pytest.approx([1.0, 0.01])
 
 
 def test_optimizer_groups_of_r50():
