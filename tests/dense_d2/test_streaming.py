@@ -102,8 +102,8 @@ def test_shrinking_tail_decides_by_the_mean():
 
 
 def test_shrinking_tail_at_whole_frames():
-    """In binary 0.4 + 1.6 is below 2, and so is the mean of many 0.2 s at 10 per second; the rule must see 2."""
-    assert simulate(5, 1.4, schedule="shrinking_tail", mean_latency=1.6 / FPS) == [(1.4, 0), (3.4, 2)]
+    """In binary 2.3 - 2 + 1.7 is below 2, and so is the mean of many 0.2 s at 10 per second; the rule must see 2."""
+    assert simulate(6, 2.3, schedule="shrinking_tail", mean_latency=1.7 / FPS) == [(2.3, 0), (5.3, 3)]
     mean = np.full(300, 2 / FPS).mean()
     assert mean * FPS < 2
     assert simulate(6, 2.0, schedule="shrinking_tail", mean_latency=mean) == [(2.0, 0), (4.0, 2)]
