@@ -13,6 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
 from ..datasets import to_xywh
+from .jpeg import decode_jpeg
 
 __all__ = ["DenseMapper", "UnreadableImage", "read_image"]
 
@@ -90,20 +91,35 @@ class DenseMapper:
         return record
 
 
-def read_image(record, image_format):
+def read_image(record, image_format, fast=False):
     """(H, W, 3) uint8, turned by its EXIF orientation; fills in width and height where the record has none.
 
-    Raises: UnreadableImage.
+    Args:
+        record: with `file_name`.
+        image_format: "BGR" or "RGB".
+        fast: decode ordinary JPEG files by OpenCV, not as Detectron2 does by Pillow.
+    Raises:
+        UnreadableImage.
     """
     path = record["file_name"]
     try:
-        image = detection_utils.read_image(path, format="RGB")
+        image, order = _decode(path, fast)
         detection_utils.check_image_size(record, image)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
-    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image_format == "BGR" else image
+    return image if order == image_format else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # which swaps either way
+
+
+def _decode(path, fast):
+    """Returns an image and its channel order."""
+    if fast:
+        with open(path, "rb") as file:
+            image = decode_jpeg(file.read())
+        if image is not None:
+            return image, "BGR"
+    return detection_utils.read_image(path, format="RGB"), "RGB"
 
 
 def _xyxy(annotations):

@@ -114,7 +114,7 @@ class PictureReader:
         return fit_size(height, width, self.max_size)[2]
 
     def _read(self, record):
-        image = read_image(record, "BGR")
+        image = read_image(record, "BGR", fast=True)
         height, width = self.image_shape(*image.shape[:2])
         if (height, width) == image.shape[:2]:
             return image
