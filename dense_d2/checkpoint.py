@@ -107,6 +107,9 @@ class DenseCheckpointer(DetectionCheckpointer):
                 f"{path} holds only a backbone. Evaluation needs a trained detector: train.init_checkpoint=FILE."
             )
         expected = {key for key in target if key.startswith(scope)}
+        if scope and not any(".conv_offset." in key for key in state):
+            # a trunk trained with plain convolutions: the offsets of deformable ones start as they are, at zero
+            expected = {key for key in expected if ".conv_offset." not in key}
         skipped = set()
         if reinit_head:
             skipped = {key for key in target if key.startswith(tuple(self.model.class_layers))}
@@ -135,19 +138,21 @@ class DenseCheckpointer(DetectionCheckpointer):
 
     def _recognise(self, state, target, path, caffe2):
         """The tensors under our names, and the prefix of the part of the model that they fill ("" for all of it)."""
+        trunk = "backbone.bottom_up." if any(key.startswith("backbone.bottom_up.") for key in target) else "backbone."
         if caffe2:
-            return align_and_update_state_dicts(target, state, c2_conversion=True), "backbone."
+            return align_and_update_state_dicts(target, state, c2_conversion=True), trunk
         if set(state) != set(target):
             for convert in getattr(self.model, "released_formats", ()):
                 converted = convert(state)
                 if converted is not None:
                     logger.info("%s: recognised as %s", path, convert.__doc__.splitlines()[0].rstrip("."))
-                    return converted, ""
+                    return converted, _scope(converted)
         if set(state) & set(target):
-            return state, "backbone." if all(key.startswith("backbone.") for key in state) else ""
-        prefixed = rename_keys(state, lambda key: f"backbone.{key}")
-        if set(prefixed) & set(target):
-            return prefixed, "backbone."
+            return state, _scope(state)
+        for prefix in ("backbone.", trunk):
+            prefixed = rename_keys(state, lambda key, prefix=prefix: prefix + key)
+            if set(prefixed) & set(target):
+                return prefixed, prefix
         return state, ""
 
     def _mismatch_message(self, path, missing, unexpected, shapes):
@@ -182,6 +187,12 @@ def rename_keys(state_dict, rename):
         moved = ((rename(f"{name}.weight" if name else "weight"), version) for name, version in metadata.items())
         renamed._metadata = OrderedDict((key.rpartition(".")[0], version) for key, version in moved if key)
     return renamed
+
+
+def _scope(state):
+    """The prefix of the part of a detector that all tensors belong to: its trunk, its backbone, or "" for all of it."""
+    parts = ("backbone.bottom_up.", "backbone.")
+    return next((part for part in parts if all(key.startswith(part) for key in state)), "")
 
 
 def _strip_prefix(state, prefix):

@@ -24,6 +24,7 @@ from torchvision.ops import clip_boxes_to_image
 from .atss import IGNORED, ATSSAssigner
 from .head import VFNetHead
 from .points import PointGrid, broadcast_iou, ltrb_to_boxes
+from .released import from_imagenet, from_mmdet
 from .soft_nms import soft_nms as run_soft_nms
 from .varifocal_loss import VarifocalLoss
 
@@ -50,6 +51,7 @@ class VFNet(DenseDetector):
     """Detector on a feature pyramid."""
 
     class_layers = ("head.vfnet_cls.",)
+    released_formats = (from_mmdet, from_imagenet)
 
     @configurable
     def __init__(
