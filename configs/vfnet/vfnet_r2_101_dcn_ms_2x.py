@@ -1,0 +1,9 @@
+# VFNet model zoo: Res2Net-101-DCN, multi-scale, 2x. Expected box AP on COCO val2017: 51.1 (test-dev 51.3). 8 GPUs x 2 images.
+from ..common.models.vfnet_res2net import model
+from .vfnet_r50_ms_2x import dataloader, dataset, lr_multiplier, optimizer, train, tta
+
+train.output_dir = "output/vfnet_r2_101_dcn_ms_2x"
+# OpenMMLab's ImageNet weights
+train.init_checkpoint = "https://download.openmmlab.com/pretrain/third_party/res2net101_v1d_26w_4s_mmdetv2-f0a600f9.pth"
+model.backbone.bottom_up.stages.deform_on_per_stage = [False, True, True, True]
+model.head.deform_last_conv = True
