@@ -121,6 +121,8 @@ def test_stride():
     assert simulate(6, 0.5, stride=3, schedule="infinite") == [(0.5, 0), (3.5, 3)]
     # it comes to 0, 1 (at 1.4, skipped), 2, 3 (at 3.4, skipped), 4
     assert simulate(6, 1.4, stride=2) == [(1.4, 0), (3.4, 2), (5.4, 4)]
+    # it comes to 0, 2 (skipped), 3: the count decides, not the number of the frame
+    assert simulate(6, 2.0, stride=2) == [(2.0, 0), (5.0, 3)]
 
 
 def test_eta_moves_the_question():
