@@ -73,7 +73,8 @@ class LevelFusion(nn.Module):
         """L maps (N, C, H, W) -> (N, L, H, W), which sum to 1 over the levels (Eq. 2)."""
         compressed = [conv(x) for conv, x in zip(self.weight_convs, resized)]
         logits = self.weight_logits(torch.cat(compressed, dim=1))
-        return logits.float().softmax(dim=1).to(resized[0].dtype)
+        at_least_float32 = torch.promote_types(logits.dtype, torch.float32)
+        return logits.softmax(dim=1, dtype=at_least_float32).to(resized[0].dtype)
 
 
 def _resizer(block, in_channels, channels, jump, compress_equal):
