@@ -7,5 +7,5 @@ from detectron2.config import LazyCall as L
 from ..yolox_l import dataloader, dataset, lr_multiplier, model, optimizer, train, tta
 
 train.output_dir = "output/yolox_l_copy_paste"
-dataloader.train.keep_masks = dataloader.train.mapper.keep_masks = True
+dataloader.train.keep_masks = True
 dataloader.train.composition.strong[1] = L(CopyPaste)(scale=[0.5, 1.5])
