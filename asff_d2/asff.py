@@ -8,7 +8,6 @@ Shapes: N images, A slots a cell, K classes, R rows of an image over all levels,
 are XYXY in pixels of the network input.
 """
 
-from dense_d2.checkpoint import CheckpointError
 from dense_d2.modeling.dense_detector import DenseDetector, log_scalar
 from dense_d2.modeling.losses import iou_loss as box_iou_loss
 
@@ -23,7 +22,7 @@ from detectron2.structures import Boxes, Instances
 from .anchors import Anchors, decode, wh_iou
 from .conv import init_convs
 from .head import GuidedYOLOHead
-from .released import flags_of, flags_of_model, from_author, from_imagenet
+from .released import check_flags, flags_of, flags_of_model, from_author, from_imagenet
 from .targets import assign, gather_ground_truth
 
 __all__ = ["ASFF"]
@@ -246,12 +245,5 @@ class ASFF(DenseDetector):
         found = flags_of(state)
         if found is None:
             return None
-        wanted = flags_of_model(self)
-        wrong = [flag for flag in found if found[flag] != wanted[flag]]
-        if wrong:
-            facts = "; ".join(
-                f"{flag} is {found[flag]!r} in the file, {wanted[flag]!r} in the config" for flag in wrong
-            )
-            fixes = " ".join(f"{flag}={found[flag]}" for flag in wrong)
-            raise CheckpointError(f"A checkpoint of ASFF's authors, for another model: {facts}. Set {fixes}.")
+        check_flags(found, flags_of_model(self))
         return from_author(state)

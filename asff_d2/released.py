@@ -8,15 +8,17 @@ convolutions are matched by their order, and the rest by name; the shapes are co
 import re
 from collections import OrderedDict
 
+from dense_d2.checkpoint import CheckpointError
 from dense_d2.modeling.darknet import NUM_BLOCKS
 
-__all__ = ["flags_of", "flags_of_model", "from_author", "from_imagenet"]
+__all__ = ["check_flags", "flags_of", "flags_of_model", "from_author", "from_imagenet"]
 
 DARKNET_KEYS = "module_list.0.conv.weight"
 MOBILENET_KEYS = "module_list.0.0.weight"
 LAST_BACKBONE_MODULE = {"Darknet53": 10, "MobileNetV2": 18}
 BOTTOM_UP = "backbone.bottom_up.bottom_up."
 NECK = "backbone.bottom_up."
+BACKBONE_FLAG = "model.backbone.bottom_up.bottom_up"
 
 _CONV = re.compile(r"(module_list\..*)\.conv\.weight$")
 _RULES = (
@@ -49,7 +51,7 @@ def flags_of(state_dict):
     weight = state_dict.get("level_0_fusion.weight_level_0.conv.weight")
     weight = state_dict.get("level_0_conv.weight_level_0.conv.weight") if weight is None else weight
     return {
-        "model.backbone.bottom_up.bottom_up": "MobileNetV2" if mobile else "Darknet53",
+        BACKBONE_FLAG: "MobileNetV2" if mobile else "Darknet53",
         "model.backbone.fusion": "none" if weight is None else "asff",
         "model.backbone.compress_channels": None if weight is None else weight.shape[0],
         "model.head.rfb": any(".rfb." in key for key in state_dict),
@@ -61,11 +63,25 @@ def flags_of_model(model):
     backbone = model.backbone
     fusion = backbone.levels[0].fusion
     return {
-        "model.backbone.bottom_up.bottom_up": type(backbone.bottom_up.bottom_up).__name__,
+        BACKBONE_FLAG: type(backbone.bottom_up.bottom_up).__name__,
         "model.backbone.fusion": fusion,
         "model.backbone.compress_channels": backbone.compress_channels if fusion == "asff" else None,
         "model.head.rfb": model.head.rfb,
     }
+
+
+def check_flags(found, wanted):
+    """Raises CheckpointError if a released file (`flags_of`) is for another model than ours (`flags_of_model`)."""
+    wrong = [flag for flag in found if found[flag] != wanted[flag]]
+    if not wrong:
+        return
+    if "model.backbone.fusion" in wrong:  # says it all
+        wrong = [flag for flag in wrong if flag != "model.backbone.compress_channels"]
+    facts = "; ".join(f"{flag} is {found[flag]} in the file, {wanted[flag]} in the config" for flag in wrong)
+    fixes = [f"{flag}={found[flag]}" for flag in wrong if flag != BACKBONE_FLAG]
+    if BACKBONE_FLAG in wrong:
+        fixes.insert(0, "a config of that backbone")
+    raise CheckpointError(f"A checkpoint of ASFF's authors for another model: {facts}. Use {', '.join(fixes)}.")
 
 
 def from_author(state_dict):
@@ -73,7 +89,7 @@ def from_author(state_dict):
     flags = flags_of(state_dict)
     if flags is None:
         return None
-    backbone, fusion = flags["model.backbone.bottom_up.bottom_up"], flags["model.backbone.fusion"]
+    backbone, fusion = flags[BACKBONE_FLAG], flags["model.backbone.fusion"]
     # the baseline's heads stand in the list
     heads = sorted(int(key.split(".")[1]) for key in state_dict if re.match(r"module_list\.\d+\.guide_wh\.weight", key))
     state = OrderedDict()

@@ -25,12 +25,12 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("parity") / "released.pth"
     torch.save({k: torch.from_numpy(np.asarray(v)) for k, v in recipe.state_dict(REFERENCE).items()}, path)
     cfg = LazyConfig.load(os.path.join(ROOT, "configs/common/models/asff.py")).model
-    cfg.update(test_topk_candidates=100000, max_detections_per_image=100000)
+    cfg.update(test_score_thresh=0.01, test_topk_candidates=100000, max_detections_per_image=100000)
     model = instantiate(cfg)
     DenseCheckpointer(model).load(str(path), whole=True)
     path.unlink()
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, torch.nn.SyncBatchNorm):
             module.momentum = 0.0  # so that no test changes the running statistics
     return model
 

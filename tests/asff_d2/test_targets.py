@@ -18,9 +18,9 @@ def make_anchors(free_slot=True):
     return anchors, anchors([(SIZE[0] // s, SIZE[1] // s) for s in STRIDES])
 
 
-def random_scene(anchors, grid, num_images=3, seed=0):
+def random_scene(grid, seed):
     """Predictions near boxes, boxes of all sizes, many of them in the same cells; one image has none."""
-    generator = torch.Generator().manual_seed(seed)
+    num_images, generator = 3, torch.Generator().manual_seed(seed)
 
     def rand(*shape):
         return torch.rand(*shape, generator=generator)
@@ -30,7 +30,7 @@ def random_scene(anchors, grid, num_images=3, seed=0):
     deltas = rand(num_images, num_rows, 4) - 0.5
     boxes = decode(deltas, anchor_wh, grid.cells, grid.strides)
     gts = []
-    for i, count in zip(range(num_images), (70, 0, 9)):
+    for count in (70, 0, 9):
         centers = (rand(count, 2) * torch.tensor([9.0, 5.0])).floor() * 16 + 8 + rand(count, 2)
         wh = (rand(count, 2) * 3 + 2).exp()
         xyxy = torch.cat([centers - wh / 2, centers + wh / 2], dim=1)
@@ -82,15 +82,13 @@ def by_loops(anchors, grid, anchor_wh, pred_boxes, gts, smoothing):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_same_as_loops_over_boxes(smoothing, seed):
     anchors, grid = make_anchors()
-    anchor_wh, boxes, gts = random_scene(anchors, grid, seed=seed)
+    anchor_wh, boxes, gts = random_scene(grid, seed)
     gt = gather_ground_truth(gts)
     found = assign(anchors, grid, anchor_wh, boxes, gt, num_classes=K, label_smoothing=smoothing)
     expected = by_loops(anchors, grid, anchor_wh, boxes, gts, smoothing)
     assert torch.equal(found.obj_targets, expected["obj"])
     assert torch.equal(found.obj_weights, expected["weight"])
-    assert 0 < (expected["weight"] == 0).sum() and found.mask.sum() < len(
-        found.mask
-    )  # something is ignored, overwritten
+    assert (found.obj_weights == 0).any() and not found.mask.all()  # some are ignored, some overwritten
     rows = found.rows[found.mask]
     assert torch.equal(rows.sort().values, (expected["gt"] >= 0).nonzero().squeeze(1))
     assert torch.equal(expected["gt"][rows], found.mask.nonzero().squeeze(1))

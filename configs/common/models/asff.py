@@ -23,7 +23,7 @@ model = L(ASFF)(
         widen=dict(p3=256),
         fusion="asff",
         compress_channels=16,
-        norm="BN",
+        norm="SyncBN",
         activation="LeakyReLU",
     ),
     head_in_features=["p3", "p4", "p5"],
@@ -59,7 +59,7 @@ model = L(ASFF)(
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
     clip_boxes=False,
-    test_score_thresh=0.01,
+    test_score_thresh=0.001,  # of the published AP; 0.01 in the authors' demo
     test_nms_thresh=0.65,
     test_topk_candidates=10000,
     max_detections_per_image=100,
