@@ -85,6 +85,39 @@ def test_backbone_alone_fills_the_backbone(tmp_path):
     assert torch.equal(head, other.head["box"].weight)
 
 
+def trunk_from_elsewhere(state):
+    """another project's trunk."""
+    if not all(key.startswith("net.") for key in state):
+        return None
+    return rename_keys(state, lambda key: f"backbone.bottom_up.{key[len('net.') :]}")
+
+
+class DetectorWithNeck(Detector):
+    """Its trunk lies below a neck."""
+
+    released_formats = (trunk_from_elsewhere,)
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"bottom_up": self.backbone, "neck": nn.Conv2d(4, 4, 1)})
+
+
+@pytest.mark.parametrize("prefix", ["", "net.", "backbone.bottom_up."])
+def test_a_trunk_alone_fills_the_trunk_and_is_no_detector(tmp_path, prefix):
+    model, other = DetectorWithNeck(), DetectorWithNeck()
+    neck = other.backbone["neck"].weight.clone()
+    state = {prefix + key: value for key, value in model.backbone["bottom_up"].state_dict().items()}
+    path = save(state, tmp_path / "imagenet.pth")
+    with pytest.raises(CheckpointError, match="only a backbone"):
+        DenseCheckpointer(other).load(path, whole=True)
+    DenseCheckpointer(other).load(path)
+    assert equal(model.backbone["bottom_up"], other.backbone["bottom_up"])
+    assert torch.equal(neck, other.backbone["neck"].weight)
+    state.pop(prefix + "norm.weight")
+    with pytest.raises(CheckpointError, match="not in the file: backbone.bottom_up.norm.weight"):
+        DenseCheckpointer(other).load(save(state, path))
+
+
 def test_misfits_name_the_keys(tmp_path):
     state = Detector().state_dict()
     state.pop("head.box.bias")
