@@ -3,52 +3,15 @@ import math
 from dense_d2.modeling.deform_conv import ModulatedDeformConv2d
 from tests.vfnet_d2.tiny import STRIDES, tiny_head
 from vfnet_d2.head import VFNetHead
-from vfnet_d2.star_conv import StarConv2d, star_offsets
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 
 def make_features(batch_size=1, channels=32):
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(batch_size, channels, s, s + 1, generator=generator) for s in (5, 4, 3, 2, 1)]
-
-
-def test_star_offsets_by_hand():
-    ltrb = torch.tensor([8.0, 16.0, 24.0, 4.0]).view(1, 4, 1, 1)
-    # in cells of stride 8: left 1, top 2, right 3, bottom 0.5; each pair (down, right), less the place of the tap
-    expected = [-2 + 1, -1 + 1, -2 + 1, 0, -2 + 1, 3 - 1, 0, -1 + 1, 0, 0, 0, 3 - 1]
-    expected += [0.5 - 1, -1 + 1, 0.5 - 1, 0, 0.5 - 1, 3 - 1]
-    offsets = star_offsets(ltrb, 8)
-    assert offsets.shape == (1, 18, 1, 1) and offsets.dtype == torch.float32
-    torch.testing.assert_close(offsets.flatten(), torch.tensor(expected))
-    torch.testing.assert_close(star_offsets(ltrb, 8, gradient_mul=1.0), offsets)
-    assert star_offsets(ltrb.bfloat16(), 8).dtype == torch.float32
-
-
-def test_star_of_one_cell_is_the_plain_kernel():
-    torch.manual_seed(0)
-    x = torch.randn(2, 3, 5, 7)
-    conv = StarConv2d(3, 4)
-    assert [name for name, _ in conv.named_parameters()] == ["weight"]
-    assert 0.005 < conv.weight.std() < 0.015
-    offsets = star_offsets(torch.full((2, 4, 5, 7), 16.0), stride=16)
-    assert offsets.abs().max() == 0
-    torch.testing.assert_close(conv(x, offsets), F.conv2d(x, conv.weight, padding=1))
-
-
-def test_taps_read_the_corners_and_sides_of_the_box():
-    x = torch.arange(63.0).view(1, 1, 7, 9)
-    ltrb = torch.zeros(1, 4, 7, 9)
-    ltrb[0, :, 3, 4] = torch.tensor([2.0, 1, 3, 2])  # at row 3, column 4: columns 2 to 7, rows 2 to 5
-    conv = StarConv2d(1, 1)
-    found = []
-    for tap in range(9):
-        conv.weight.data = F.one_hot(torch.tensor(tap), 9).float().view(1, 1, 3, 3)
-        found.append(conv(x, star_offsets(ltrb, 1))[0, 0, 3, 4].item())
-    assert found == [2 * 9 + 2, 2 * 9 + 4, 2 * 9 + 7, 3 * 9 + 2, 3 * 9 + 4, 3 * 9 + 7, 5 * 9 + 2, 5 * 9 + 4, 5 * 9 + 7]
 
 
 def box_gradient(loss_of, gradient_mul):

@@ -103,3 +103,15 @@ def test_no_positive_and_nothing_at_all(loss):
     ignored = loss(logits, torch.full((2, 3), -1), torch.ones(2, 3))
     ignored.backward()
     assert ignored == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_location_gives_zero_with_a_gradient(loss):
+    logits = torch.zeros(0, 4, requires_grad=True)
+    value = loss(logits, torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    value.backward()
+    assert value == 0 and logits.grad.shape == (0, 4)
+
+
+def test_only_varifocal_counts_padding():
+    assert [loss.counts_padding for loss in LOSSES] == [True, True, False, False]
