@@ -22,7 +22,7 @@ from detectron2.structures import Boxes, Instances
 from .anchors import Anchors, decode, wh_iou
 from .conv import init_convs
 from .head import GuidedYOLOHead
-from .released import check_flags, flags_of, flags_of_model, from_author, from_imagenet
+from .released import check_flags, flags_of, flags_of_model, from_author, from_imagenet, from_torchvision
 from .targets import assign, gather_ground_truth
 
 __all__ = ["ASFF"]
@@ -100,7 +100,7 @@ class ASFF(DenseDetector):
         self.label_smoothing = label_smoothing
         self.mixup_weight = mixup_weight
         self.class_layers = tuple(f"head.levels.{i}.predict" for i in range(len(head.levels)))
-        self.released_formats = (self._from_author, from_imagenet)
+        self.released_formats = (self._from_author, from_imagenet, from_torchvision)
         init_convs(self, init_slope)
         for module in backbone.modules():
             if hasattr(module, "init_weights"):

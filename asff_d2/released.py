@@ -1,6 +1,6 @@
-"""Names of the checkpoints that ASFF's authors released, turned into ours.
+"""Names of the checkpoints that ASFF's authors released, and of the ImageNet weights to start from, turned into ours.
 
-A file is a bare state dict, in part in float16. The trunk is one list of modules, `module_list.N`, in the order of
+A released detector is a bare state dict, in part in float16. The trunk is one list of modules, `module_list.N`, in the order of
 computation, but numbered differently in each model: baseline and mobile models have other modules in between. So its
 convolutions are matched by their order, and the rest by name; the shapes are compared when they are loaded.
 """
@@ -8,10 +8,10 @@ convolutions are matched by their order, and the rest by name; the shapes are co
 import re
 from collections import OrderedDict
 
-from dense_d2.checkpoint import CheckpointError
+from dense_d2.checkpoint import CheckpointError, rename_keys
 from dense_d2.modeling.darknet import NUM_BLOCKS
 
-__all__ = ["check_flags", "flags_of", "flags_of_model", "from_author", "from_imagenet"]
+__all__ = ["check_flags", "flags_of", "flags_of_model", "from_author", "from_imagenet", "from_torchvision"]
 
 DARKNET_KEYS = "module_list.0.conv.weight"
 MOBILENET_KEYS = "module_list.0.0.weight"
@@ -111,7 +111,11 @@ def from_imagenet(state_dict):
     return OrderedDict((_rename(key, names), _to_float(value)) for key, value in state_dict.items())
 
 
-from_imagenet.scope = BOTTOM_UP
+def from_torchvision(state_dict):
+    """torchvision's MobileNetV2 of ImageNet."""
+    if "features.18.0.weight" not in state_dict or "classifier.1.weight" not in state_dict:
+        return None
+    return rename_keys(state_dict, lambda key: BOTTOM_UP + key if key.startswith("features.") else None)
 
 
 def _to_float(value):

@@ -2,7 +2,7 @@
 
 import os
 
-from asff_d2.released import flags_of, from_author, from_imagenet
+from asff_d2.released import flags_of, from_author, from_imagenet, from_torchvision
 from dense_d2.checkpoint import CheckpointError
 from tools.analyze_model import analyze
 
@@ -12,6 +12,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
+TRUNK = "backbone.bottom_up.bottom_up."
 # model: (file, fusion, compress_channels, rfb, parameters, state_dict entries)
 MODELS = {
     "baseline": ("asff", "none", 16, False, 75_554_428, 462),
@@ -174,7 +175,7 @@ def test_names_shapes_and_size(name):
 
 def test_where_some_entries_go():
     """Shapes cannot tell layers of one shape apart; order in the trunk and these names do."""
-    neck, trunk = "backbone.bottom_up", "backbone.bottom_up.bottom_up"
+    neck, trunk = "backbone.bottom_up", TRUNK[:-1]
     cases = {
         "baseline": {
             f"{trunk}.stem.conv.weight": "module_list.0.conv.weight",
@@ -225,11 +226,21 @@ def test_imagenet_backbone():
     darknet(state)
     state = {key: torch.zeros(value.shape) for key, value in state.items()}
     assert len(state) == 312 and flags_of(state) is None and from_author(state) is None
-    expected = {key for key in build("baseline").state_dict() if key.startswith(from_imagenet.scope)}
+    expected = {key for key in build("baseline").state_dict() if key.startswith(TRUNK)}
     assert set(from_imagenet(state)) == expected
     without_counts = {key: value for key, value in state.items() if "num_batches" not in key}
     assert len(from_imagenet(without_counts)) == 260
     assert from_imagenet(baseline_state()) is None
+
+
+def test_imagenet_backbone_of_the_mobile_models():
+    from torchvision.models import mobilenet_v2
+
+    with torch.device("meta"):
+        state = mobilenet_v2().state_dict()
+    expected = {k: v.shape for k, v in build("mobile").state_dict().items() if k.startswith(TRUNK)}
+    assert {key: value.shape for key, value in from_torchvision(state).items()} == expected
+    assert from_torchvision(mobile_state(True)) is None and from_author(state) is None
 
 
 def test_half_precision_becomes_float():
