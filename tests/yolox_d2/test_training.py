@@ -12,7 +12,7 @@ import torch
 ROW = os.path.join(os.path.dirname(__file__), "..", "..", "configs", "yolox", "yolox_nano.py")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
