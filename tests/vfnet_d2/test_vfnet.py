@@ -149,7 +149,7 @@ def test_a_positive_far_from_its_box_stays_a_positive():
     points, gt_boxes = torch.zeros(1, 2), torch.tensor([[[-4.0, -4, 4, 4]]])
     away = torch.tensor([[[-50.0, -50, 60, 60]]])
     model.losses(points, torch.zeros(1, 1, 2), away, away, None, torch.tensor([[0]]), gt_boxes)
-    torch.testing.assert_close(seen[0][2], torch.tensor([[1e-6]]))
+    assert seen[0][2].item() == pytest.approx(1e-6)
 
 
 def test_centerness_is_target_and_weight_of_the_baseline():
