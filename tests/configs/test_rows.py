@@ -59,6 +59,12 @@ ROWS = {
     "vfnet/vfnet_x101_64x4d_ms_2x": 90.785,
     "vfnet/vfnetx_r2_101_dcn_41e": 75.558,
     "vfnet/vfnetx_r2_101_dcn_59e": 75.558,
+    "asff/asff_darknet53_asff": 79.409,
+    "asff/asff_darknet53_asff_star": 86.012,
+    "asff/asff_darknet53_asff_star_800": 86.012,
+    "asff/asff_darknet53_baseline": 75.554,
+    "asff/asff_mobilenetv2": 24.801,
+    "asff/asff_mobilenetv2_asff": 27.142,
     "vfnet/vfnet_thin_bccd": None,
     "yolof/yolof_thin_bccd": None,
     "yolof/yolof_thin_shapes": None,
@@ -112,7 +118,11 @@ def test_schedule_runs_from_start_to_end(row):
     if isinstance(schedule, CosineCycles):
         assert factors == pytest.approx([1.0, 1.0, 0.01], rel=1e-2)
     elif isinstance(schedule, WarmupCosine):
-        assert factors[0] == 0 and 0.4 < factors[1] < 0.6 and factors[2] == 0.05
+        assert (
+            factors[0] == 0
+            and 0.4 < factors[1] < 0.6
+            and factors[2] == {"yolox": 0.05, "asff": 0.01}[row.split("/")[0]]
+        )
     else:
         assert factors[0] <= 0.1 and factors[1:] == pytest.approx([1.0, 0.01])
 
