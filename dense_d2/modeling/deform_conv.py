@@ -90,6 +90,8 @@ class ModulatedDeformConv2d(DeformConv2d):
 
     def forward(self, x):
         """(N, C, Hin, Win) -> (N, C_out, H, W)."""
-        offset, mask = self.conv_offset(x).float().tensor_split([self.num_offsets], dim=1)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            offset_and_mask = self.conv_offset(x.to(self.conv_offset.weight.dtype)).float()
+        offset, mask = offset_and_mask.tensor_split([self.num_offsets], dim=1)
         x = super().forward(x, offset, mask.sigmoid())
         return x if self.norm is None else self.norm(x)

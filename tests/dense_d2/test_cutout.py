@@ -30,4 +30,6 @@ def test_boxes_stay():
     np.random.seed(1)
     aug_input = AugInput(WHITE, boxes=np.array([[1.0, 2.0, 3.0, 4.0]]))
     CutOut(num_holes=(1, 1), hole_sizes=[(4, 8)], prob=1.0)(aug_input)
-    assert aug_input.boxes.tolist() == [[1, 2, 3, 4]] and not aug_input.image.all()
+    assert aug_input.boxes.tolist() == [[1, 2, 3, 4]]
+    rows, columns = np.nonzero(aug_input.image[:, :, 0] == 0)
+    assert (np.ptp(columns) + 1, np.ptp(rows) + 1, len(rows)) == (4, 8, 32)

@@ -40,8 +40,11 @@ def test_channels_are_down_right_pairs_then_mask_logits():
 
 def test_deformable_convolution_in_bfloat16_computes_in_float32():
     conv, x = deform_conv(), torch.randn(1, 4, 7, 8).bfloat16()
+    conv.conv_offset.register_forward_hook(lambda module, args, out: offsets.append(out))
+    offsets = []
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = conv(x)
+    assert offsets[0].dtype == torch.float32
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y, F.conv2d(x.float(), conv.weight, padding=1).div(2).bfloat16())
     y.sum().backward()
