@@ -35,6 +35,7 @@ class TinyPyramid(Backbone):
 
 
 def tiny_head(num_classes=3, **kwargs):
+    torch.manual_seed(0)
     return VFNetHead(**{**dict(in_channels=32, feat_channels=32, num_convs=1, num_classes=num_classes), **kwargs})
 
 
