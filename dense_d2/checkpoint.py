@@ -138,7 +138,7 @@ class DenseCheckpointer(DetectionCheckpointer):
 
     def _recognise(self, state, target, path, caffe2):
         """The tensors under our names, and the prefix of the part of the model that they fill ("" for all of it)."""
-        trunk = "backbone.bottom_up." if any(key.startswith("backbone.bottom_up.") for key in target) else "backbone."
+        trunk = _scope(target, any) or "backbone."
         if caffe2:
             return align_and_update_state_dicts(target, state, c2_conversion=True), trunk
         if set(state) != set(target):
@@ -189,10 +189,12 @@ def rename_keys(state_dict, rename):
     return renamed
 
 
-def _scope(state):
-    """The prefix of the part of a detector that all tensors belong to: its trunk, its backbone, or "" for all of it."""
-    parts = ("backbone.bottom_up.", "backbone.")
-    return next((part for part in parts if all(key.startswith(part) for key in state)), "")
+def _scope(keys, quantifier=all):
+    """How deep in the detector all keys lie, or any does: "" for its root, "backbone.", then the trunk below each neck."""
+    scope, deeper = "", "backbone."
+    while keys and quantifier(key.startswith(deeper) for key in keys):
+        scope, deeper = deeper, f"{deeper}bottom_up."
+    return scope
 
 
 def _strip_prefix(state, prefix):

@@ -24,10 +24,11 @@ import yolox_d2  # noqa: F401
 from dense_d2.compat import batch_images
 from dense_d2.config import ConfigError, load_config
 from dense_d2.datasets import DatasetError
+from dense_d2.modeling.frozen_norm import FoldedConv2d
 
 import torch
 from detectron2.config import CfgNode, instantiate
-from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.layers import Conv2d
 from detectron2.modeling import build_model
 from fvcore.nn import FlopCountAnalysis
 from tabulate import tabulate
@@ -45,7 +46,7 @@ class _Network(nn.Module):
         self.in_features = detector.head_in_features
         for module in self.modules():
             # a frozen norm that was folded into its convolution is counted like any other
-            if isinstance(module, Conv2d) and isinstance(module.norm, FrozenBatchNorm2d):
+            if isinstance(module, FoldedConv2d):
                 module.__class__ = Conv2d
 
     def forward(self, images):

@@ -10,7 +10,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["StatFrozenBN", "fold_frozen_norms"]
+__all__ = ["FoldedConv2d", "StatFrozenBN", "fold_frozen_norms"]
 
 
 class StatFrozenBN(nn.BatchNorm2d):
@@ -28,7 +28,9 @@ class StatFrozenBN(nn.BatchNorm2d):
         return super().train(False)
 
 
-class _FoldedConv2d(Conv2d):
+class FoldedConv2d(Conv2d):
+    """A convolution that applies its constant norm through its weight."""
+
     def forward(self, x):
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -48,5 +50,5 @@ def fold_frozen_norms(module):
     """
     for child in module.modules():
         if type(child) is Conv2d and isinstance(child.norm, (FrozenBatchNorm2d, StatFrozenBN)):
-            child.__class__ = _FoldedConv2d
+            child.__class__ = FoldedConv2d
     return module

@@ -39,11 +39,8 @@ def giou_loss(boxes1, boxes2, *, eps=1e-7):
         (P,) float32 in [0, 2].
     """
     boxes1, boxes2 = boxes1.float(), boxes2.float()
-    area1, area2 = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes1, boxes2))
-    overlap = torch.min(boxes1[:, 2:], boxes2[:, 2:]) - torch.max(boxes1[:, :2], boxes2[:, :2])
+    intersection, union = _intersection_and_union(boxes1, boxes2)
     hull = torch.max(boxes1[:, 2:], boxes2[:, 2:]) - torch.min(boxes1[:, :2], boxes2[:, :2])
-    intersection = overlap.clamp(min=0).prod(dim=1)
-    union = area1 + area2 - intersection
     hull = hull.prod(dim=1)
     return 1 - intersection / (union + eps) + (hull - union) / (hull + eps)
 
@@ -58,8 +55,13 @@ def iou_loss(boxes1, boxes2, *, power=2, eps=1e-16):
     Returns:
         (P,) float32 in [0, 1].
     """
-    boxes1, boxes2 = boxes1.float(), boxes2.float()
+    intersection, union = _intersection_and_union(boxes1.float(), boxes2.float())
+    return 1 - (intersection / (union + eps)) ** power
+
+
+def _intersection_and_union(boxes1, boxes2):
+    """Areas (P,) of matched boxes (P, 4)."""
     area1, area2 = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes1, boxes2))
     overlap = torch.min(boxes1[:, 2:], boxes2[:, 2:]) - torch.max(boxes1[:, :2], boxes2[:, :2])
     intersection = overlap.clamp(min=0).prod(dim=1)
-    return 1 - (intersection / (area1 + area2 - intersection + eps)) ** power
+    return intersection, area1 + area2 - intersection

@@ -118,6 +118,22 @@ def test_a_trunk_alone_fills_the_trunk_and_is_no_detector(tmp_path, prefix):
         DenseCheckpointer(other).load(save(state, path))
 
 
+@pytest.mark.parametrize("prefix", ["", "backbone.bottom_up.bottom_up."])
+def test_a_trunk_is_found_below_two_necks(tmp_path, prefix):
+    def detector():
+        result = DetectorWithNeck()
+        result.backbone = nn.ModuleDict({"bottom_up": result.backbone, "fusion": nn.Conv2d(4, 4, 1)})
+        return result
+
+    model, other = detector(), detector()
+    trunk, other_trunk = (x.backbone["bottom_up"]["bottom_up"] for x in (model, other))
+    path = save({prefix + key: value for key, value in trunk.state_dict().items()}, tmp_path / "imagenet.pth")
+    with pytest.raises(CheckpointError, match="only a backbone"):
+        DenseCheckpointer(other).load(path, whole=True)
+    DenseCheckpointer(other).load(path)
+    assert equal(trunk, other_trunk)
+
+
 def test_misfits_name_the_keys(tmp_path):
     state = Detector().state_dict()
     state.pop("head.box.bias")
