@@ -1,0 +1,7 @@
+# VarifocalNet paper, Table 2: gamma 2.5, alpha 1.25. Expected box AP on COCO val2017: 41.5. 8 GPUs x 2 images.
+from ....common.data.vfnet import dataloader, dataset
+from ....common.models.vfnet import model
+from ....common.vfnet import lr_multiplier, optimizer, train, tta
+
+train.output_dir = "output/gamma2_5_alpha1_25"
+model.cls_loss.update(gamma=2.5, alpha=1.25)

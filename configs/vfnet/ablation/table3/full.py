@@ -1,0 +1,6 @@
+# VarifocalNet paper, Table 3: + refined boxes, which is VFNet-R50. Expected box AP on COCO val2017: 41.6. 8 GPUs x 2 images.
+from ....common.data.vfnet import dataloader, dataset
+from ....common.models.vfnet import model
+from ....common.vfnet import lr_multiplier, optimizer, train, tta
+
+train.output_dir = "output/full"
