@@ -8,9 +8,8 @@ Shapes: N images, R locations over all levels, K classes, M ground-truth boxes o
 (left, top, right, bottom), both in pixels of the network input.
 """
 
-from typing import List, NamedTuple, Optional
-
 from dense_d2.modeling.dense_detector import DenseDetector, log_scalar, mean_over_ranks, select_detections
+from dense_d2.modeling.dense_prediction import DenseLabels, DensePrediction
 from dense_d2.modeling.losses import giou_loss
 
 import torch
@@ -31,19 +30,6 @@ from .varifocal_loss import VarifocalLoss
 __all__ = ["DensePrediction", "VFNet"]
 
 MIN_QUALITY = 1e-6  # so that the IoU never makes a background of a positive
-
-
-class DensePrediction(NamedTuple):
-    """What the network says about one image at every location, before anything is selected."""
-
-    scores: torch.Tensor
-    """(R, K) in [0, 1]."""
-    boxes: torch.Tensor
-    """(R, 4), not clipped."""
-    centerness: Optional[torch.Tensor]
-    """(R,) in [0, 1]; None in a head without that branch."""
-    num_points: List[int]
-    """Locations of each level; their sum is R."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -225,6 +211,16 @@ class VFNet(DenseDetector):
         boxes = ltrb_to_boxes(grid.points, ltrb if refined_ltrb is None else refined_ltrb)
         centerness = [None] * len(boxes) if centerness is None else centerness.squeeze(-1).sigmoid()
         return [DensePrediction(*parts, grid.num_points) for parts in zip(logits.sigmoid(), boxes, centerness)]
+
+    def label_dense(self, images, predictions, gt_instances):
+        """Returns a list of N `DenseLabels`. Args: gt_instances, see `label_points`."""
+        grid = self.make_grid(predictions, images.image_sizes)
+        gt_labels, gt_boxes = self.label_points(grid, gt_instances)
+        centerness = [None] * len(gt_labels)
+        if predictions.centerness is not None:
+            is_fg = (gt_labels >= 0) & (gt_labels < self.num_classes)
+            centerness = _centerness(grid.points, gt_boxes, is_fg)
+        return [DenseLabels(*parts) for parts in zip(gt_labels, gt_boxes, centerness)]
 
     def select(self, dense, image_size):
         """Chooses the detections of an image.
