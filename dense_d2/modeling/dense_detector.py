@@ -102,13 +102,18 @@ class DenseDetector(_DenseDetector):
         """
         if self.training:
             return super().forward(batched_inputs)
+        results = self.forward_inference(*self.predict(batched_inputs))
+        return [{"instances": self.to_original_image(*pair)} for pair in zip(results, batched_inputs)]
+
+    def predict(self, batched_inputs):
+        """Returns the images (ImageList), the feature maps that the head takes, and what it says of them."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         features = [features[name] for name in self.head_in_features]
-        results = self.forward_inference(images, features, self.head(features))
-        return [{"instances": self._to_original_image(*pair)} for pair in zip(results, batched_inputs)]
+        return images, features, self.head(features)
 
-    def _to_original_image(self, result, sample):
+    def to_original_image(self, result, sample):
+        """Detections in pixels of the network input -> in those of the original image of `sample`."""
         height, width = (sample.get(key, side) for key, side in zip(("height", "width"), result.image_size))
         if self.clip_boxes:
             return detector_postprocess(result, height, width)
