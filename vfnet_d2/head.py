@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .star_conv import StarConv2d, star_offsets
 
-__all__ = ["VFNetHead", "VFNetPredictions"]
+__all__ = ["VFNetHead", "VFNetPredictions", "conv_tower", "init_head", "level_scales"]
 
 REG_DENOM_STRIDES = 8
 """Upper ends of FCOS's regression ranges (64, 128, 256, 512 pixels), and twice 512 on the last level, in strides."""
@@ -94,15 +94,15 @@ class VFNetHead(nn.Module):
         self.max_exponent = max_exponent
 
         channels = feat_channels
-        self.cls_convs = _tower(in_channels, channels, num_convs, norm)
-        self.reg_convs = _tower(in_channels, channels, num_convs, norm)
+        self.cls_convs = conv_tower(in_channels, channels, num_convs, norm)
+        self.reg_convs = conv_tower(in_channels, channels, num_convs, norm)
         self.vfnet_reg_conv = _block(channels, channels, norm)
         self.vfnet_reg = nn.Conv2d(channels, 4, 3, padding=1)
-        self.scales = _level_scales(self.strides)
+        self.scales = level_scales(self.strides)
         if refine:
             self.vfnet_reg_refine_dconv = StarConv2d(channels, channels)
             self.vfnet_reg_refine = nn.Conv2d(channels, 4, 3, padding=1)
-            self.scales_refine = _level_scales(self.strides)
+            self.scales_refine = level_scales(self.strides)
         if star_conv:
             self.vfnet_cls_dconv = StarConv2d(channels, channels)
         else:
@@ -111,13 +111,8 @@ class VFNetHead(nn.Module):
         if centerness:
             self.vfnet_centerness = nn.Conv2d(channels, 1, 3, padding=1)
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.constant_(self.vfnet_cls.bias, -math.log((1 - prior_prob) / prior_prob))
-        if deform_last_conv:  # after the loop above: these keep their own initialisation, as released
+        init_head(self, self.vfnet_cls, prior_prob)
+        if deform_last_conv:  # after the line above: these keep their own initialisation, as released
             for tower in (self.cls_convs, self.reg_convs):
                 conv = tower[-1].conv
                 tower[-1].conv = ModulatedDeformConv2d(conv.in_channels, channels, kernel_size=3, padding=1)
@@ -159,10 +154,21 @@ def _block(in_channels, out_channels, norm):
     return ConvBlock(in_channels, out_channels, 3, norm=norm, activation="ReLU")
 
 
-def _tower(in_channels, channels, num_convs, norm):
+def conv_tower(in_channels, channels, num_convs, norm):
+    """Blocks of 3x3 convolution without bias, norm, ReLU."""
     return nn.Sequential(*(_block(in_channels if i == 0 else channels, channels, norm) for i in range(num_convs)))
 
 
-def _level_scales(strides):
+def level_scales(strides):
     """One learnable factor a level."""
     return nn.ParameterList(nn.Parameter(torch.ones(())) for _ in strides)
+
+
+def init_head(head, cls_layer, prior_prob):
+    """Weights of every plain convolution from N(0, 0.01^2), biases 0; but scores of `cls_layer` start at `prior_prob`."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.constant_(cls_layer.bias, -math.log((1 - prior_prob) / prior_prob))

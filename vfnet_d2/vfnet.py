@@ -188,7 +188,9 @@ class VFNet(DenseDetector):
             box_terms["loss_box_refine"] = (self.refine_loss_weight, boxes, quality)
 
         # one reduction, which every rank reaches whatever its images hold
-        sums = torch.stack([is_fg.sum().float(), *(weight.sum() for _, _, weight in box_terms.values())])
+        sums = torch.stack(
+            [self.count_foreground(is_fg).float(), *(weight.sum() for _, _, weight in box_terms.values())]
+        )
         num_fg, *box_normalizers = mean_over_ranks(sums).clamp(min=1).unbind()
 
         losses = {"loss_cls": self.cls_loss(logits, gt_labels, quality) / num_fg}
@@ -199,6 +201,10 @@ class VFNet(DenseDetector):
             loss = F.binary_cross_entropy_with_logits(centerness.squeeze(-1), gt_centerness, reduction="none")
             losses["loss_centerness"] = (loss * is_fg).sum() / num_fg
         return losses
+
+    def count_foreground(self, is_fg):
+        """What classes and centerness are divided by, on this rank. Args: is_fg (N, R) bool."""
+        return is_fg.sum()
 
     def forward_inference(self, images, features, predictions):
         """Returns the detections of each image."""
