@@ -1,0 +1,171 @@
+"""The oracle study of VarifocalNet's Table 1: its edits in numbers, and the whole way from images to the table."""
+
+import json
+import math
+
+from dense_d2.config import load_config
+from dense_d2.data import DenseMapper, build_test_loader
+from dense_d2.data.keep_ratio_resize import KeepRatioResize
+from dense_d2.datasets import register_coco
+from dense_d2.errors import UserError
+from dense_d2.evaluation import FastCOCOEvaluator, oracle
+from dense_d2.evaluation.oracle import COLUMNS, EDITS, OracleEvaluator, OracleStudy, edited_predictions
+from dense_d2.modeling.dense_detector import DenseDetector
+from dense_d2.modeling.dense_prediction import DenseLabels, DensePrediction
+from tests.toy import toy_overrides
+from tests.vfnet_d2.tiny import tiny_head, tiny_vfnet
+from tools import oracle_study
+from train_net import main as train_net
+from train_net import parse_arguments
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.evaluation import inference_on_dataset
+from torch import nn
+
+WITHOUT = ["none", "gt_bbox", "gt_cls", "gt_cls_iou"]
+PAPER = [
+    *("none", "none w/ctr", "gt_ctr w/ctr", "gt_ctr_iou w/ctr", "gt_bbox", "gt_bbox w/ctr"),
+    *("gt_cls", "gt_cls w/ctr", "gt_cls_iou", "gt_cls_iou w/ctr"),
+]
+
+
+def prediction():
+    return DensePrediction(
+        scores=torch.tensor([[0.2, 0.6], [0.3, 0.1], [0.9, 0.8], [0.5, 0.4]]),
+        boxes=torch.tensor([[0.0, 0, 10, 10], [1.0, 1, 5, 5], [2.0, 2, 6, 6], [20.0, 0, 30, 10]]),
+        centerness=torch.tensor([0.1, 0.2, 0.3, 0.4]),
+        num_points=[3, 1],
+    )
+
+
+# foreground of class 1, background, ignored, foreground of class 0; 9 must not be read
+LABELS = DenseLabels(
+    classes=torch.tensor([1, 2, -1, 0]),
+    boxes=torch.tensor([[0.0, 0, 10, 5], [9.0, 9, 9, 9], [9.0, 9, 9, 9], [25.0, 0, 35, 10]]),
+    centerness=torch.tensor([0.7, 9.0, 9.0, 0.6]),
+)
+THIRD = 1 / 3
+CHANGES = {
+    "none": {},
+    "gt_ctr": dict(centerness=[0.7, 0.2, 0.3, 0.6]),
+    "gt_ctr_iou": dict(centerness=[0.5, 0.2, 0.3, THIRD]),
+    "gt_bbox": dict(boxes=[[0.0, 0, 10, 5], [1.0, 1, 5, 5], [2.0, 2, 6, 6], [25.0, 0, 35, 10]]),
+    "gt_cls": dict(scores=[[0.2, 1.0], [0.3, 0.1], [0.9, 0.8], [1.0, 0.4]]),
+    "gt_cls_iou": dict(scores=[[0.2, 0.5], [0.3, 0.1], [0.9, 0.8], [THIRD, 0.4]]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_edit_writes_one_answer_at_the_foreground(name):
+    before = prediction()
+    after = EDITS[name](before, LABELS)
+    expected = prediction()._replace(**{part: torch.tensor(value) for part, value in CHANGES[name].items()})
+    torch.testing.assert_close(after, expected)
+    torch.testing.assert_close(before, prediction(), rtol=0, atol=0)
+
+
+def test_rows_are_those_of_the_paper():
+    assert set(CHANGES) == set(EDITS)
+    rows = dict(edited_predictions(prediction(), LABELS))
+    assert list(rows) == PAPER
+    assert all((row.centerness is None) != name.endswith("w/ctr") for name, row in rows.items())
+    assert rows["gt_cls"].scores[0, 1] == rows["gt_cls w/ctr"].scores[0, 1] == 1
+    bare = edited_predictions(prediction()._replace(centerness=None), LABELS._replace(centerness=None))
+    assert [name for name, _ in bare] == WITHOUT
+
+
+def test_an_image_without_foreground_is_left_alone():
+    labels = LABELS._replace(classes=torch.full((4,), 2))
+    for name, row in edited_predictions(prediction(), labels):
+        wanted = prediction() if name.endswith("w/ctr") else prediction()._replace(centerness=None)
+        torch.testing.assert_close(row, wanted, rtol=0, atol=0)
+
+
+def run(model, toy_coco, with_boxes, evaluator):
+    """Images of 160 pixels in height or width are shown larger or smaller to the network than they are."""
+    name = register_coco(*toy_coco)
+    mapper = DenseMapper(with_boxes, augmentations=[KeepRatioResize(132, 190)])
+    return inference_on_dataset(model, build_test_loader(dataset=name, mapper=mapper), evaluator(name))
+
+
+def columns(results):
+    return [None if math.isnan(results[name]) else results[name] for name in COLUMNS]
+
+
+@pytest.mark.parametrize(
+    "head, plain", [({}, "none"), (dict(star_conv=False, refine=False, centerness=True), "none w/ctr")]
+)
+def test_study_of_a_detector(toy_coco, head, plain, monkeypatch):
+    def gt_bbox_and_cls(dense, labels):
+        return EDITS["gt_cls_iou"](EDITS["gt_bbox"](dense, labels), labels)
+
+    monkeypatch.setitem(oracle.EDITS, "gt_bbox_and_cls", gt_bbox_and_cls)
+    model = tiny_vfnet(head=tiny_head(**head), test_score_thresh=0.0).eval()
+    rows = run(OracleStudy(model), toy_coco, True, OracleEvaluator)
+    usual = run(model, toy_coco, False, FastCOCOEvaluator)["bbox"]
+    assert columns(rows[plain]) == columns(usual) and usual["AP"] > 0
+    assert plain == "none" or rows["none"] != rows[plain]
+    assert rows["gt_bbox"]["AP"] > rows["none"]["AP"] + 2
+    # with the true box and class, nothing is missing but boxes that the assigner gave no location
+    assert rows["gt_bbox_and_cls"]["AP"] > 90 > rows["gt_bbox"]["AP"]
+
+
+class Opaque(DenseDetector):
+    def __init__(self):
+        nn.Module.__init__(self)
+
+
+def test_a_detector_without_the_methods_is_an_error():
+    with pytest.raises(UserError, match="Opaque lacks predict_dense, label_dense, select.* VFNet"):
+        OracleStudy(Opaque())
+
+
+CONFIG = "configs/vfnet/vfnet_thin_bccd.py"
+
+
+@pytest.fixture(scope="module")
+def command(toy_coco, tmp_path_factory):
+    """Arguments of train_net.py that make the thin VFNet tiny, its weights, and where it writes."""
+    folder = tmp_path_factory.mktemp("study")
+    data = [item for item in toy_overrides(toy_coco, folder) if item.startswith(("dataset", "train.pic", "train.dev"))]
+    overrides = [
+        *data,
+        f"train.output_dir={folder}",
+        "dataloader.test.mapper.augmentations.0.short_edge=132",
+        "model.backbone.bottom_up.stages.base_channels=8",
+        "model.backbone.bottom_up.stem.out_channels=8",
+        "model.backbone.out_channels=32",
+        "model.head.feat_channels=32",
+        "model.test_score_thresh=0.0",
+    ]
+    torch.manual_seed(0)
+    model = instantiate(load_config(CONFIG, overrides).model)
+    torch.save({"model": model.state_dict()}, folder / "weights.pth")
+    return folder, overrides
+
+
+def test_command(command, capsys):
+    folder, overrides = command
+    weights = str(folder / "weights.pth")
+    train_net(parse_arguments(["--config-file", CONFIG, "--eval-only", f"train.init_checkpoint={weights}", *overrides]))
+    usual = json.loads((folder / "results.json").read_text())["bbox"]
+    capsys.readouterr()
+    oracle_study.main(["--config-file", CONFIG, *overrides, "--weights", weights])
+    printed = capsys.readouterr().out
+    written = json.loads((folder / "oracle_study" / "results.json").read_text())
+    assert list(written["oracle_study"]) == WITHOUT
+    assert written["oracle_study"]["none"] == {name: usual[name] for name in COLUMNS} and usual["AP"] > 0
+    table = (folder / "oracle_study" / "table.md").read_text()
+    assert table in printed and [line.split("|")[1].strip() for line in table.splitlines()[4:]] == WITHOUT
+    best = written["oracle_study"]["gt_bbox"]
+    assert f"{best['AP']:.1f}" in table and best["AP"] > usual["AP"]
+
+
+def test_what_the_command_cannot_study(command):
+    _, overrides = command
+    with pytest.raises(UserError, match="tta.enabled"):
+        oracle_study.main(["--config-file", CONFIG, "--weights", "x", *overrides, "tta.enabled=true"])
+    with pytest.raises(UserError, match="yacs"):
+        oracle_study.main(["--config-file", "configs/yacs/vfnet.yaml", "--weights", "x"])
