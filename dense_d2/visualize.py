@@ -1,13 +1,11 @@
 """Pictures: detections beside ground truth, and the curves of a training run."""
 
-import colorsys
 import json
 import logging
 import math
 import os
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
-import matplotlib
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
@@ -15,17 +13,15 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .drawing import FONT_SIZE, draw_boxes, load_font
 
 __all__ = ["draw_comparison", "plot_training_curve", "read_metrics", "save_comparisons"]
 
 logger = logging.getLogger(__name__)
 
-PANEL = 640  # longer side of an image in the picture, pixels
-FONT_SIZE = 15
 MARGIN = 10
-# told apart by people with colour-blindness too; further classes get hues in between
-PALETTE = ("#ffd92f", "#4fb3ff", "#ff6f61", "#66e0a3", "#e38bff", "#ffa64d", "#9be7ff", "#c6f24e", "#ff9ecb", "#c9b79c")
 
 
 def draw_comparison(
@@ -58,8 +54,8 @@ def draw_comparison(
     found_labels = [
         f"{class_names[c]} {s:.2f}" for c, s in zip(detections.pred_classes.tolist(), detections.scores.tolist())
     ]
-    left = _draw_boxes(image_rgb, ground_truth.gt_boxes, ground_truth.gt_classes, truth_labels)
-    right = _draw_boxes(image_rgb, detections.pred_boxes, detections.pred_classes, found_labels)
+    left = draw_boxes(image_rgb, ground_truth.gt_boxes, ground_truth.gt_classes, truth_labels)
+    right = draw_boxes(image_rgb, detections.pred_boxes, detections.pred_classes, found_labels)
     captions = (
         f"Ground truth: {_count(len(ground_truth), 'object')}",
         f"Detections: {_count(len(detections), 'box', 'boxes')} with score of at least {score_thresh:.2f}",
@@ -218,52 +214,6 @@ def _detections_of(results, image_size, metadata) -> Instances:
     )
 
 
-def _draw_boxes(image_rgb, boxes: Boxes, classes, labels) -> Image.Image:
-    """Boxes with their labels, on a copy that is PANEL pixels long; the first box ends up on top."""
-    height, width = image_rgb.shape[:2]
-    scale = PANEL / max(height, width)
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    panel = Image.fromarray(np.ascontiguousarray(image_rgb)).resize(size, Image.BICUBIC)
-    draw, font = ImageDraw.Draw(panel), _font(FONT_SIZE)
-    scaled = (boxes.tensor * scale).tolist()
-    for box, c in reversed(list(zip(scaled, classes.tolist()))):
-        _outline(draw, box, _colour(c), size)
-    taken: List[Tuple[float, float, float, float]] = []
-    for box, c, label in zip(scaled, classes.tolist(), labels):
-        place = _place_label(box, draw.textbbox((0, 0), label, font=font, anchor="lt"), size, taken)
-        if place is None:  # no free place: in a crowd, boxes without words are clearer
-            continue
-        taken.append(place)
-        draw.rectangle(place, fill=_colour(c))
-        draw.text((place[0] + 3, (place[1] + place[3]) / 2), label, font=font, fill="black", anchor="lm")
-    return panel
-
-
-def _outline(draw, box, colour, size):
-    x1, y1 = max(box[0], 0), max(box[1], 0)
-    x2, y2 = max(min(box[2], size[0] - 1), x1), max(min(box[3], size[1] - 1), y1)
-    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=5)  # a dark rim shows on any background
-    draw.rectangle((x1, y1, x2, y2), outline=colour, width=3)
-
-
-def _place_label(box, text_box, size, taken) -> Optional[Tuple[float, float, float, float]]:
-    """The first free rectangle for a label: above the box, below it, or inside; None if all are taken."""
-    width, height = text_box[2] + 6, FONT_SIZE + 4
-    x1, y1, x2, y2 = box
-    candidates = [(x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2), (x1, y1), (x1, y2 - height)]
-    for x, y in candidates:
-        if -0.5 <= y <= size[1] - height:
-            x = min(max(x, 0), max(size[0] - width - 1, 0))
-            place = (x, max(y, 0), x + width, max(y, 0) + height)
-            if not any(_overlap(place, other) for other in taken):
-                return place
-    return None
-
-
-def _overlap(a, b) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
 def _side_by_side(panels, captions, title) -> Image.Image:
     width, height = panels[0].size
     top, bottom = FONT_SIZE + 2 * MARGIN, (FONT_SIZE + MARGIN if title else 0)
@@ -272,27 +222,11 @@ def _side_by_side(panels, captions, title) -> Image.Image:
     for index, (panel, caption) in enumerate(zip(panels, captions)):
         x = MARGIN + index * (width + MARGIN)
         canvas.paste(panel, (x, top))
-        draw.text((x, top / 2), caption, font=_font(FONT_SIZE + 1, width, caption), fill="black", anchor="lm")
+        draw.text((x, top / 2), caption, font=load_font(FONT_SIZE + 1, width, caption), fill="black", anchor="lm")
     if title:
         y = top + height + MARGIN + (bottom - MARGIN) / 2
-        draw.text((MARGIN, y), title, font=_font(FONT_SIZE - 2, canvas.width, title), fill="#555555", anchor="lm")
+        draw.text((MARGIN, y), title, font=load_font(FONT_SIZE - 2, canvas.width, title), fill="#555555", anchor="lm")
     return canvas
-
-
-def _font(size, max_width=None, text="") -> ImageFont.FreeTypeFont:
-    path = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # matplotlib brings it along
-    font = ImageFont.truetype(path, size)
-    while max_width and size > 7 and font.getlength(text) > max_width:
-        size -= 1
-        font = ImageFont.truetype(path, size)
-    return font
-
-
-def _colour(class_index) -> str:
-    if class_index < len(PALETTE):
-        return PALETTE[class_index]
-    rgb = colorsys.hls_to_rgb(class_index * 0.618034 % 1, 0.68, 0.85)
-    return "#" + "".join(f"{round(255 * v):02x}" for v in rgb)
 
 
 def _count(n, singular, plural=None) -> str:

@@ -27,7 +27,7 @@ class DarknetBlock(nn.Module):
 
 
 class Darknet53(Backbone):
-    """Outputs "dark1" to "dark5" of stride 2 to 32 and 64 to 1024 channels."""
+    """Outputs "dark1" to "dark5" of stride 2 to 32 and 2 to 32 times the base channels, 64 to 1024."""
 
     def __init__(
         self,
@@ -38,23 +38,27 @@ class Darknet53(Backbone):
         norm_momentum=None,
         activation="LeakyReLU",
         freeze_at=0,
+        base_channels=32,
+        num_blocks=NUM_BLOCKS,
     ):
         """
         Args:
             out_features: names of the outputs.
             norm, norm_eps, norm_momentum, activation: of every convolution, see `ConvBlock`.
             freeze_at: 0 for nothing; n freezes the parameters of the stem and of dark1 to dark(n - 1).
+            base_channels: of the stem; each stage has twice those of the one before.
+            num_blocks: of each of the five stages.
         """
         super().__init__()
         block = partial(ConvBlock, norm=norm, norm_eps=norm_eps, norm_momentum=norm_momentum, activation=activation)
         self._out_features = list(out_features)
         self._out_feature_channels, self._out_feature_strides = {}, {}
-        self.stem = block(3, 32, 3)
-        channels = 32
-        for i, num_blocks in enumerate(NUM_BLOCKS, start=1):
+        self.stem = block(3, base_channels, 3)
+        channels = base_channels
+        for i, count in enumerate(num_blocks, start=1):
             stage = [block(channels, 2 * channels, 3, 2)]
             channels *= 2
-            stage += [DarknetBlock(channels, block=block) for _ in range(num_blocks)]
+            stage += [DarknetBlock(channels, block=block) for _ in range(count)]
             self.add_module(f"dark{i}", nn.Sequential(*stage))
             self._out_feature_channels[f"dark{i}"] = channels
             self._out_feature_strides[f"dark{i}"] = 2**i

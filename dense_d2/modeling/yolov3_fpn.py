@@ -42,7 +42,7 @@ def upsample_concat(coarse, fine):
 
 
 class YOLOv3FPN(Backbone):
-    """Outputs "p3" (128 channels, stride 8), "p4" (256, 16) and "p5" (512, 32)."""
+    """Outputs "p3" (C channels, stride 8), "p4" (2C, 16) and "p5" (4C, 32); C is 128."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class YOLOv3FPN(Backbone):
         norm_momentum=None,
         activation="LeakyReLU",
         drop_blocks=None,
+        channels=128,
     ):
         """
         Args:
@@ -62,6 +63,7 @@ class YOLOv3FPN(Backbone):
             norm, norm_eps, norm_momentum, activation: of every convolution, see `ConvBlock`.
             drop_blocks: modules for the maps of stride 8, 16 and 32, each put into its block of convolutions behind the
                 first 3x3 one (behind the second of stride 32), as ASFF does with DropBlock; None for none.
+            channels: C of "p3".
         """
         super().__init__()
         block = partial(ConvBlock, norm=norm, norm_eps=norm_eps, norm_momentum=norm_momentum, activation=activation)
@@ -73,23 +75,24 @@ class YOLOv3FPN(Backbone):
         self.bottom_up, self.in_features = bottom_up, list(in_features)
         drop3, drop4, drop5 = [nn.Identity()] * 3 if drop_blocks is None else drop_blocks
 
+        p3, p4, p5 = channels, 2 * channels, 4 * channels
         self.p5 = nn.Sequential(
-            block(c5, 512, 1),
-            block(512, 1024, 3),
-            block(1024, 512, 1),
+            block(c5, p5, 1),
+            block(p5, 2 * p5, 3),
+            block(2 * p5, p5, 1),
             SPP(),
-            block(2048, 512, 1),
-            block(512, 1024, 3),
+            block(4 * p5, p5, 1),
+            block(p5, 2 * p5, 3),
             drop5,
-            block(1024, 512, 1),
+            block(2 * p5, p5, 1),
         )
-        self.lateral4 = block(512, 256, 1)
-        self.p4 = self._five_convolutions(block, 256 + c4, 256, drop4)
-        self.lateral3 = block(256, 128, 1)
-        self.p3 = self._five_convolutions(block, 128 + c3, 128, drop3)
+        self.lateral4 = block(p5, p4, 1)
+        self.p4 = self._five_convolutions(block, p4 + c4, p4, drop4)
+        self.lateral3 = block(p4, p3, 1)
+        self.p3 = self._five_convolutions(block, p3 + c3, p3, drop3)
 
         self._out_features = ["p3", "p4", "p5"]
-        self._out_feature_channels = {"p3": 128, "p4": 256, "p5": 512}
+        self._out_feature_channels = {"p3": p3, "p4": p4, "p5": p5}
         self._out_feature_strides = {"p3": 8, "p4": 16, "p5": 32}
 
     @staticmethod

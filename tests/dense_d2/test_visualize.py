@@ -1,7 +1,7 @@
 import json
 import pathlib
 
-from dense_d2 import visualize
+from dense_d2 import drawing, visualize
 from dense_d2.visualize import draw_comparison, plot_training_curve, read_metrics, save_comparisons
 
 import numpy as np
@@ -28,12 +28,12 @@ def found(boxes, scores, classes, size=(320, 320)):
 
 def extent(picture, class_index):
     """Bounding box of a class's colour in a panel, in pixels of an image that is half as large."""
-    ys, xs = np.nonzero((picture == ImageColor.getrgb(visualize.PALETTE[class_index])).all(axis=2))
+    ys, xs = np.nonzero((picture == ImageColor.getrgb(drawing.PALETTE[class_index])).all(axis=2))
     return [xs.min() / 2, ys.min() / 2, (xs.max() + 1) / 2, (ys.max() + 1) / 2] if len(xs) else None
 
 
 def panels(picture, width=640, height=640):
-    top, margin = visualize.FONT_SIZE + 2 * visualize.MARGIN, visualize.MARGIN
+    top, margin = drawing.FONT_SIZE + 2 * visualize.MARGIN, visualize.MARGIN
     left = picture[top : top + height, margin : margin + width]
     return left, picture[top : top + height, 2 * margin + width : 2 * (margin + width)]
 
@@ -43,7 +43,7 @@ def test_boxes_are_drawn_where_they_are():
     boxes = [[40, 100, 120, 200], [200, 60, 280, 300]]
     picture = draw_comparison(image, truth(boxes[:1], [0]), found(boxes, [0.9, 0.1], [1, 2]), "abc", 0.3, "x.png")
     left, right = panels(picture)
-    label = (visualize.FONT_SIZE + 4) / 2
+    label = (drawing.FONT_SIZE + 4) / 2
     np.testing.assert_allclose(extent(left, 0), [40, 100 - label, 120, 200], atol=1.5)  # with the label above it
     np.testing.assert_allclose(extent(right, 1), [40, 100 - label, 120, 200], atol=1.5)
     assert extent(left, 1) is None and extent(right, 0) is None
@@ -59,21 +59,6 @@ def test_any_size_and_nothing_in_it(size, panel):
     picture = draw_comparison(image, truth([], [], size), found([], [], [], size), ["a"])
     left, right = panels(picture, panel[1], panel[0])
     assert left.shape == right.shape == (*panel, 3) and (left == 90).all() and (right == 90).all()
-
-
-def test_labels_stay_inside_and_apart():
-    taken = []
-    for box in ([0, 0, 50, 50], [0, 0, 52, 52], [590, 600, 640, 640], [300, 300, 330, 320]):
-        place = visualize._place_label(box, (0, 0, 100, 12), (640, 640), taken)
-        assert place[0] >= 0 and place[1] >= 0 and place[2] <= 640 and place[3] <= 640
-        assert not any(visualize._overlap(place, other) for other in taken)
-        taken.append(place)
-    everywhere = [(0, 0, 640, 640)]
-    assert visualize._place_label([10, 10, 90, 90], (0, 0, 100, 12), (640, 640), everywhere) is None
-
-
-def test_many_classes_have_many_colours():
-    assert len({visualize._colour(k) for k in range(80)}) > 75
 
 
 @pytest.fixture
