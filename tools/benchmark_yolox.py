@@ -6,16 +6,18 @@ import time
 
 from dense_d2.config import load_config
 from tools.benchmark_items import amp, build, inference, item, random_image, random_instances, training_step
+from yolox_d2.head import HeadOutputs
 
 import cv2
 import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
-from detectron2.structures import BoxMode
+from detectron2.structures import BoxMode, ImageList
 
 S, NANO = "configs/yolox/yolox_s.py", "configs/yolox/yolox_nano.py"
 NUM_IMAGES, SAMPLES = 32, 16
+SIDE = 640  # of the assignment's images
 
 
 def _register_inference(name, path, side):
@@ -93,14 +95,17 @@ def _register_assignment(boxes):
 
     @item(f"yolox assignment and losses, {where}")
     def assignment_and_losses(options):
-        model = build(S, options, plain=False)[1]
-        inputs = assignment_inputs(boxes, options.device)
-        priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, _ = inputs
-        deltas = torch.zeros_like(pred_boxes)
+        """All that a training step does between the head and the backward pass."""
+        model = build(S, options, plain=False)[1].train()
+        priors, pred_boxes, cls_logits, obj_logits, *_ = assignment_inputs(boxes, options.device)
+        cells = [(height, width) for height, width, _ in priors.shapes]
+        deltas = model.box_coder.get_deltas(pred_boxes, priors)
+        maps = [_to_maps(x, cells) for x in (deltas, obj_logits[..., None], cls_logits)]
+        gt_instances = [random_instances(SIDE, SIDE, boxes, seed).to(options.device) for seed in range(len(deltas))]
+        images = ImageList(torch.zeros(len(deltas), 3, 1, 1), [(SIDE, SIDE)] * len(deltas))
 
         def run():
-            assignment = model.assigner(*inputs)
-            model.losses(priors, deltas, pred_boxes, obj_logits, cls_logits, gt_boxes, gt_classes, assignment)
+            model.forward_training(images, maps[0], HeadOutputs(*maps, None), gt_instances)
 
         return run
 
@@ -127,7 +132,13 @@ for number in (1, 10, 100, 500):
     _register_assignment(number)
 
 
-def assignment_inputs(boxes, device, images=8, side=640):
+def _to_maps(flat, cells):
+    """(N, R, C) -> list of (N, C, H, W), as a head gives them."""
+    levels = flat.split([height * width for height, width in cells], dim=1)
+    return [x.unflatten(1, size).permute(0, 3, 1, 2).contiguous() for x, size in zip(levels, cells)]
+
+
+def assignment_inputs(boxes, device, images=8, side=SIDE):
     """Predictions that lie about where training would have them: near the boxes' size, with noise."""
     from yolox_d2.assignment import make_priors, pad_instances
 
