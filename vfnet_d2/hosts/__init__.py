@@ -1,5 +1,7 @@
 """Detectors that the varifocal loss was tried in: VarifocalNet, Table 5. Their classification loss is a line of the config."""
 
 from .atss import ATSS, ATSSHead
+from .reppoints import RepPoints
+from .reppoints_head import RepPointsHead
 
-__all__ = ["ATSS", "ATSSHead"]
+__all__ = ["ATSS", "ATSSHead", "RepPoints", "RepPointsHead"]
