@@ -13,6 +13,7 @@ from dense_d2.modeling.dense_detector import (
     select_candidates,
     select_detections,
 )
+from dense_d2.modeling.dense_prediction import DenseLabels, DensePrediction
 from dense_d2.modeling.losses import giou_loss, sigmoid_focal_loss
 
 import torch
@@ -130,7 +131,7 @@ class YOLOF(DenseDetector):
 
     def forward_training(self, images, features, predictions, gt_instances):
         """Returns the losses; matching, decoding and losses run in float32."""
-        anchors, logits, deltas = self._dense_predictions(features, predictions)
+        anchors, logits, deltas = self._dense_predictions(predictions)
         with torch.autocast(device_type=logits.device.type, enabled=False):
             pred_boxes = self.box2box_transform.apply_deltas(deltas, anchors)
             targets = self.label_anchors(anchors, pred_boxes.detach(), gt_instances)
@@ -169,9 +170,7 @@ class YOLOF(DenseDetector):
         pair_labels = torch.where(kept, pair_classes, -1)
 
         gt_labels = torch.where(torch.cat(ious) > self.neg_ignore_thresh, -1, self.num_classes)
-        # 1 + position of the last pair of each anchor, 0 without; a scatter of the labels has no defined order on GPUs
-        order = torch.arange(1, len(pair_idxs) + 1, device=anchors.device)
-        last = torch.zeros_like(gt_labels).scatter_reduce(0, pair_idxs, order, "amax")
+        last = _last_pairs(pair_idxs, len(gt_labels))
         gt_labels = torch.where(last > 0, F.pad(pair_labels, (1, 0))[last], gt_labels)
         return gt_labels.view(num_images, num_anchors), pair_idxs, pair_boxes, kept.float()
 
@@ -193,32 +192,54 @@ class YOLOF(DenseDetector):
         return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
 
     def forward_inference(self, images, features, predictions):
-        """Returns the detections of each image: candidates by score, then decoding, then NMS."""
-        anchors, logits, deltas = self._dense_predictions(features, predictions)
-        results = []
-        for logits_i, deltas_i, image_size in zip(logits, deltas, images.image_sizes):
-            scores, anchor_idxs, classes = select_candidates(
-                logits_i.sigmoid(), self.test_score_thresh, self.test_topk_candidates
-            )
-            boxes = self.box2box_transform.apply_deltas(deltas_i[anchor_idxs], anchors[anchor_idxs])
-            results.append(
-                select_detections(
-                    boxes,
-                    scores,
-                    classes,
-                    image_size,
-                    nms_thresh=self.test_nms_thresh,
-                    max_detections=self.max_detections_per_image,
-                )
-            )
-        return results
+        """Returns the detections of each image."""
+        return [self.select(*pair) for pair in zip(self.predict_dense(images, predictions), images.image_sizes)]
 
-    def _dense_predictions(self, features, predictions):
+    def predict_dense(self, images, predictions):
+        """Returns a list of N `DensePrediction`; its parts may be edited before `select`."""
+        anchors, logits, deltas = self._dense_predictions(predictions)
+        boxes = self.box2box_transform.apply_deltas(deltas, anchors)
+        return [DensePrediction(*parts, None, [len(anchors)]) for parts in zip(logits.sigmoid(), boxes)]
+
+    def label_dense(self, images, predictions, gt_instances):
+        """Returns a list of N `DenseLabels`; of several pairs of an anchor, the last. Args: see `label_anchors`."""
+        anchors, _, deltas = self._dense_predictions(predictions)
+        pred_boxes = self.box2box_transform.apply_deltas(deltas, anchors)
+        gt_labels, pair_idxs, pair_boxes, _ = self.label_anchors(anchors, pred_boxes, gt_instances)
+        gt_boxes = F.pad(pair_boxes, (0, 0, 1, 0))[_last_pairs(pair_idxs, gt_labels.numel())].view_as(pred_boxes)
+        return [DenseLabels(*parts, None) for parts in zip(gt_labels, gt_boxes)]
+
+    def select(self, dense, image_size):
+        """Chooses the detections of an image: candidates by score, then NMS.
+
+        Args:
+            dense: DensePrediction.
+            image_size: (height, width) of the network input without padding.
+        """
+        scores, anchor_idxs, classes = select_candidates(
+            dense.scores, self.test_score_thresh, self.test_topk_candidates
+        )
+        return select_detections(
+            dense.boxes[anchor_idxs],
+            scores,
+            classes,
+            image_size,
+            nms_thresh=self.test_nms_thresh,
+            max_detections=self.max_detections_per_image,
+        )
+
+    def _dense_predictions(self, predictions):
         """Anchors (R, 4), logits (N, R, K) and deltas (N, R, 4), float32; anchor index (y*W + x)*A + a."""
-        anchors = self.anchor_generator(features)[0].tensor
         logits, deltas = predictions
+        anchors = self.anchor_generator([logits])[0].tensor
         return (
             anchors,
             permute_to_N_HWA_K(logits, self.num_classes).float(),
             permute_to_N_HWA_K(deltas, 4).float(),
         )
+
+
+def _last_pairs(pair_idxs, num_predictions):
+    """For each prediction 1 + the position of its last pair, 0 without; a scatter of labels has no defined order on GPUs."""
+    order = torch.arange(1, len(pair_idxs) + 1, device=pair_idxs.device)
+    return order.new_zeros(num_predictions).scatter_reduce(0, pair_idxs, order, "amax")

@@ -55,7 +55,7 @@ def test_predictions_and_detections(model, images_and_features):
     model.eval()
     with torch.no_grad():
         predictions = model.head(features)
-        _, logits, deltas = model._dense_predictions(features, predictions)
+        _, logits, deltas = model._dense_predictions(predictions)
         results = model.forward_inference(images, features, predictions)
     rows = REFERENCE["rows"]
     np.testing.assert_allclose(logits[:, rows], REFERENCE["logits_rows"], atol=1e-3, rtol=0)

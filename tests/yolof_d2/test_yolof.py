@@ -100,7 +100,7 @@ def test_predictions_are_in_the_order_of_the_anchors():
     model = tiny_yolof(num_classes=2)
     logits = torch.arange(1 * 6 * 2 * 3.0).view(1, 6, 2, 3)  # channel a * K + k
     deltas = torch.arange(1 * 12 * 2 * 3.0).view(1, 12, 2, 3)
-    anchors, flat_logits, flat_deltas = model._dense_predictions([torch.zeros(1, 8, 2, 3)], (logits, deltas))
+    anchors, flat_logits, flat_deltas = model._dense_predictions((logits, deltas))
     y, x, a = 1, 2, 1
     row = (y * 3 + x) * 3 + a
     assert ((anchors[row, :2] + anchors[row, 2:]) / 2).tolist() == [32 * x, 32 * y]
