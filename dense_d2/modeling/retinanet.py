@@ -16,13 +16,16 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.structures import Boxes, pairwise_iou
 from detectron2.structures.boxes import matched_pairwise_iou
 from fvcore.nn import smooth_l1_loss
 
-__all__ = ["DenseRetinaNet"]
+from .released import from_detector, from_trunk
+
+__all__ = ["BestOfBoxMatcher", "DenseRetinaNet"]
 
 EMA_START, EMA_DECAY = 100.0, 0.9  # of Detectron2's loss normalizer
 SIZE_DIVISOR = 32  # what mmdetection pads each image to before it batches them
@@ -65,7 +68,8 @@ class DenseRetinaNet(DenseDetector):
             head: Detectron2's `RetinaNetHead`.
             anchor_generator: Detectron2 anchor generator with one entry of `strides` a level.
             box2box_transform: Detectron2's `Box2BoxTransform`.
-            anchor_matcher: Detectron2's `Matcher`; its labels are 1 foreground, 0 background, -1 ignored.
+            anchor_matcher: Detectron2's `Matcher`, or `BestOfBoxMatcher`; its labels are 1 foreground, 0 background, -1
+                ignored.
             cls_loss: callable (logits (N, R, K), labels (N, R), quality (N, R)) -> scalar sum. Labels are 0..K-1, K for
                 background, -1 for ignored; quality is the IoU of predicted and ground-truth box, 0 outside of the
                 foreground. None: the focal loss with the next two arguments.
@@ -99,6 +103,7 @@ class DenseRetinaNet(DenseDetector):
         self.uses_ema = loss_normalizer == "ema"
         if self.uses_ema:  # a buffer, so that a resumed run goes on with it
             self.register_buffer("loss_normalizer", torch.tensor(EMA_START))
+        self.released_formats = (self._from_detectron2, self._from_imagenet)
 
     @classmethod
     def from_config(cls, cfg):
@@ -106,6 +111,14 @@ class DenseRetinaNet(DenseDetector):
         options = RetinaNet.from_config(cfg)
         del options["vis_period"]
         return options
+
+    def _from_detectron2(self, state_dict):
+        """Detectron2's RetinaNet."""
+        return from_detector(state_dict, self.state_dict())
+
+    def _from_imagenet(self, state_dict):
+        """an ImageNet classifier in Detectron2's names: its trunk."""
+        return from_trunk(state_dict, self.state_dict())
 
     def forward_training(self, images, features, predictions, gt_instances):
         """Returns the losses; matching, decoding and losses run in float32."""
@@ -226,6 +239,23 @@ class DenseRetinaNet(DenseDetector):
             inside = (rows[:, :, None] & columns[:, None]).flatten(1)
             levels.append(inside.repeat_interleave(num_anchors, dim=1))
         return torch.cat(levels, dim=1)
+
+
+class BestOfBoxMatcher(Matcher):
+    """Detectron2's `Matcher`, but an anchor that is the best one of some boxes belongs to the last of them.
+
+    There it belongs to the box that it overlaps most, which may be another. Source: mmdetection's `MaxIoUAssigner`.
+    """
+
+    def __call__(self, iou):
+        """(M, R) -> box of each anchor (R,), its label (R,)."""
+        matched, labels = super().__call__(iou)
+        if self.allow_low_quality_matches and len(iou):
+            is_best = iou == iou.amax(dim=1, keepdim=True)
+            number = torch.arange(len(iou), device=iou.device)[:, None]
+            last = torch.where(is_best, number, -1).amax(dim=0)
+            matched = torch.where(last >= 0, last, matched)
+        return matched, labels
 
 
 def _check(head, anchor_generator, num_classes, box_reg_loss_type, loss_normalizer):

@@ -2,7 +2,7 @@
 
 import copy
 
-from dense_d2.modeling.retinanet import DenseRetinaNet
+from dense_d2.modeling.retinanet import BestOfBoxMatcher, DenseRetinaNet
 
 import pytest
 import torch
@@ -195,6 +195,15 @@ def test_padding_takes_no_part_where_asked_for():
     assert torch.equal(labels[0], everywhere[0])
     assert (labels[1][~inside[1]] == -1).all() and (labels[1] == 1).any()
     assert torch.equal(labels[1][inside[1]], everywhere[1][inside[1]])
+
+
+def test_the_best_anchor_of_a_box_may_overlap_another_more():
+    iou = torch.tensor([[0.9, 0.6, 0.0, 0.45], [0.1, 0.3, 0.0, 0.2], [0.1, 0.3, 0.0, 0.1]])
+    options = dict(thresholds=[0.4, 0.5], labels=[0, -1, 1], allow_low_quality_matches=True)
+    for matcher, expected in ((Matcher, [0, 0, 0, 0]), (BestOfBoxMatcher, [0, 2, 0, 0])):
+        matched, labels = matcher(**options)(iou)
+        assert matched.tolist() == expected and labels.tolist() == [1, 1, 0, -1]
+        assert [x.shape for x in matcher(**options)(iou[:0])] == [(4,), (4,)]
 
 
 def test_losses_are_float32_under_autocast():
