@@ -8,7 +8,10 @@ Shapes: N images, A slots a cell, K classes, R rows of an image over all levels,
 are XYXY in pixels of the network input.
 """
 
+from functools import partial
+
 from dense_d2.modeling.dense_detector import DenseDetector, log_scalar
+from dense_d2.modeling.dense_prediction import DenseLabels, DensePrediction
 from dense_d2.modeling.losses import iou_loss as box_iou_loss
 
 import torch
@@ -148,21 +151,23 @@ class ASFF(DenseDetector):
         grid, outputs, shapes = self._dense_predictions(predictions)
         gt = gather_ground_truth(gt_instances)
         with torch.autocast(device_type=outputs.device.type, enabled=False):
-            with torch.no_grad():
-                anchor_wh = grid.sizes * shapes.exp()
-                boxes = decode(outputs[..., :4], anchor_wh, grid.cells, grid.strides)
-            targets = assign(
-                self.anchors,
-                grid,
-                anchor_wh,
-                boxes,
-                gt,
-                num_classes=self.num_classes,
-                ignore_thresh=self.ignore_thresh,
-                label_smoothing=self.label_smoothing,
-                adjacent_ignore=self.adjacent_ignore,
-            )
+            targets = self._assign(grid, outputs, shapes, gt)
             return self.losses(grid, outputs, shapes, gt, targets, images.tensor.shape[-2:])
+
+    @torch.no_grad()
+    def _assign(self, grid, outputs, shapes, gt):
+        anchor_wh = grid.sizes * shapes.exp()
+        return assign(
+            self.anchors,
+            grid,
+            anchor_wh,
+            decode(outputs[..., :4], anchor_wh, grid.cells, grid.strides),
+            gt,
+            num_classes=self.num_classes,
+            ignore_thresh=self.ignore_thresh,
+            label_smoothing=self.label_smoothing,
+            adjacent_ignore=self.adjacent_ignore,
+        )
 
     def losses(self, grid, outputs, shapes, gt, targets, image_size):
         """
@@ -210,26 +215,66 @@ class ASFF(DenseDetector):
         """Returns the detections of each image, with `pred_levels`, the index of the level in `head_in_features`, and
         `pred_slots`, that of the slot, for pictures of who found what."""
         grid, outputs, shapes = self._dense_predictions(predictions)
-        return [self._detect(grid, *pair, size) for *pair, size in zip(outputs, shapes, images.image_sizes)]
+        results = []
+        for outputs_i, shapes_i, image_size in zip(outputs, shapes, images.image_sizes):
+            # of the best class only, and below decoded for candidates only: `predict_dense` takes four times as long
+            best, classes = outputs_i[:, 5:].max(dim=1)
+            scores = outputs_i[:, 4].sigmoid() * best.sigmoid()
+            decode_rows = partial(_decode_rows, grid, outputs_i, shapes_i)
+            results.append(self._detect(scores, classes, decode_rows, self._num_rows(grid), image_size))
+        return results
 
-    def _detect(self, grid, outputs, shapes, image_size):
-        best, classes = outputs[:, 5:].max(dim=1)
-        scores = outputs[:, 4].sigmoid() * best.sigmoid()
+    def predict_dense(self, images, predictions):
+        """Returns a list of N `DensePrediction`, objectness for centerness; its parts may be edited before `select`."""
+        grid, outputs, shapes = self._dense_predictions(predictions)
+        boxes = decode(outputs[..., :4], grid.sizes * shapes.exp(), grid.cells, grid.strides)
+        parts = zip(outputs[..., 5:].sigmoid(), boxes, outputs[..., 4].sigmoid())
+        return [DensePrediction(*parts_i, self._num_rows(grid)) for parts_i in parts]
+
+    def label_dense(self, images, predictions, gt_instances):
+        """Returns a list of N `DenseLabels`. Args: gt_instances, see `gather_ground_truth`."""
+        grid, outputs, shapes = self._dense_predictions(predictions)
+        gt = gather_ground_truth(gt_instances)
+        targets = self._assign(grid, outputs, shapes, gt)
+        rows = targets.rows[targets.mask]
+        classes = torch.full_like(targets.obj_targets, self.num_classes, dtype=torch.int64)
+        boxes = gt.boxes.new_zeros(len(classes), 4)
+        classes[rows], boxes[rows] = gt.classes[targets.mask], gt.boxes[targets.mask]
+        num_images = len(gt_instances)
+        parts = (part.unflatten(0, (num_images, -1)) for part in (classes, boxes, targets.obj_targets))
+        return [DenseLabels(*parts_i) for parts_i in zip(*parts)]
+
+    def select(self, dense, image_size):
+        """Chooses the detections of an image: a row is a candidate with its best class only.
+
+        Args:
+            dense: DensePrediction.
+            image_size: (height, width) of the network input without padding.
+        """
+        scores, classes = dense.scores.max(dim=1)
+        if dense.centerness is not None:
+            scores = dense.centerness * scores
+        return self._detect(scores, classes, dense.boxes.__getitem__, dense.num_points, image_size)
+
+    def _detect(self, scores, classes, boxes_of, num_rows, image_size):
+        """Args: scores and classes (R,); boxes_of, rows (n,) -> (n, 4); num_rows of each level."""
         rows = (scores >= self.test_score_thresh).nonzero().squeeze(1)
         scores, order = scores[rows].topk(min(self.test_topk_candidates, len(rows)))
         rows = rows[order]
-        classes = classes[rows]
-        cells, strides, sizes = grid.take(rows)
-        boxes = decode(outputs[rows, :4], sizes * shapes[rows].exp(), cells, strides)
+        boxes, classes = boxes_of(rows), classes[rows]
         keep = batched_nms(boxes, scores, classes, self.test_nms_thresh)[: self.max_detections_per_image]
+        level_ends = torch.tensor(num_rows, device=rows.device).cumsum(dim=0)
         return Instances(
             image_size,
             pred_boxes=Boxes(boxes[keep]),
             scores=scores[keep],
             pred_classes=classes[keep],
-            pred_levels=grid.level_idxs[rows[keep]],
+            pred_levels=torch.bucketize(rows[keep], level_ends, right=True),
             pred_slots=rows[keep] % self.anchors.num_slots,
         )
+
+    def _num_rows(self, grid):
+        return [height * width * self.anchors.num_slots for height, width in grid.shapes]
 
     def _dense_predictions(self, predictions):
         """Grid, outputs (N, R, 5 + K) and shapes (N, R, 2), float32; zeros where anchors are not guided."""
@@ -247,3 +292,9 @@ class ASFF(DenseDetector):
             return None
         check_flags(found, flags_of_model(self))
         return from_author(state)
+
+
+def _decode_rows(grid, outputs, shapes, rows):
+    """Boxes (n, 4) of some rows of an image."""
+    cells, strides, sizes = grid.take(rows)
+    return decode(outputs[rows, :4], sizes * shapes[rows].exp(), cells, strides)
