@@ -149,40 +149,43 @@ def draw_fusion(image_rgb, view, class_names, threshold=0.5):
 
 def _compose(image_rgb, view, class_names, threshold, maps):
     height, width = image_rgb.shape[:2]
-    tile_height, tile_width = (max(1, TILE * side // max(height, width)) for side in (height, width))
-    row_height = tile_height + CAPTION
+    tile = tuple(max(1, TILE * side // max(height, width)) for side in (width, height))
+    row_height = tile[1] + CAPTION
     left = _draw_detections(image_rgb, view, class_names, threshold, len(view.strides) * row_height - CAPTION)
-    columns = left.width + GAP + (tile_width + GAP) * np.arange(len(view.strides) + 1)
-    canvas = Image.new("RGB", (columns[-1] + tile_width, len(view.strides) * row_height), "white")
-    draw = ImageDraw.Draw(canvas)
-    canvas.paste(left, (0, CAPTION))
+    first = left.width + 3 * GAP
+    canvas_size = first + len(view.strides) * (tile[0] + GAP) + tile[0] + GAP, len(view.strides) * row_height + GAP
+    canvas = Image.new("RGB", canvas_size, "white")
+    canvas.paste(left, (GAP, CAPTION))
     count = int((view.detections.scores >= threshold).sum())
-    _write(draw, (0, 0), f"{count} detections that score at least {threshold:g}", left.width)
-
-    for row, (level, stride) in enumerate(enumerate(view.strides, start=1)):
-        names = [f"level_{level}_weight_{source}" for source in range(1, len(view.strides) + 1)]
-        captions = [
-            f"at level {level} (stride {stride}): from 1",
-            *(f"from {n}" for n in range(2, len(names) + 1)),
-            "fused",
-        ]
-        for x, name, caption in zip(columns, [*names, f"fused_feature_level_{level}"], captions):
-            tile = Image.fromarray(maps[name]).resize((tile_width, tile_height), Image.BICUBIC)
-            canvas.paste(tile, (int(x), row * row_height + CAPTION))
-            _write(draw, (x, row * row_height), caption, tile_width)
-        if view.levels is not None:  # the colour of the boxes from this level
-            draw.rectangle(
-                (columns[0] - GAP, row * row_height + CAPTION, columns[0] - 3, (row + 1) * row_height - 1),
-                fill=colour_of(level),
-            )
+    caption = f"Detections with a score of at least {threshold:.2f}: {count}"
+    if view.levels is not None:
+        caption += "; behind the score, and as colour, the level of each"
+    _write(ImageDraw.Draw(canvas), (GAP, 0), caption, left.width)
+    for level in range(1, len(view.strides) + 1):
+        _draw_row(canvas, view, level, maps, (first, (level - 1) * row_height), tile)
     return np.asarray(canvas)
+
+
+def _draw_row(canvas, view, level, maps, corner, tile):
+    """The weights and the activation of a level, side by side, with captions above. `tile`: (width, height)."""
+    draw = ImageDraw.Draw(canvas)
+    columns = {f"level_{level}_weight_{n}": f"weight of {n}" for n in range(1, len(view.strides) + 1)}
+    columns[f"level_{level}_weight_1"] = f"Level {level}, stride {view.strides[level - 1]}: weight of 1"
+    columns[f"fused_feature_level_{level}"] = "fused"
+    x, y = corner
+    if view.levels is not None:
+        bar = (x - GAP, y + CAPTION, x - GAP // 2, y + CAPTION + tile[1] - 1)
+        draw.rectangle(bar, fill=colour_of(level))
+    for name, caption in columns.items():
+        canvas.paste(Image.fromarray(maps[name]).resize(tile, Image.BICUBIC), (x, y + CAPTION))
+        _write(draw, (x, y), caption, tile[0])
+        x += tile[0] + GAP
 
 
 def _draw_detections(image_rgb, view, class_names, threshold, panel_height):
     """The image `panel_height` pixels high; boxes have the colour of their level, or of their class."""
-    order = [
-        i for i in view.detections.scores.argsort(descending=True).tolist() if view.detections.scores[i] >= threshold
-    ]
+    scores = view.detections.scores
+    order = [i for i in scores.argsort(descending=True).tolist() if scores[i] >= threshold]
     found = view.detections[order]
     labels = [f"{class_names[c]} {s:.2f}" for c, s in zip(found.pred_classes.tolist(), found.scores.tolist())]
     colours = found.pred_classes
