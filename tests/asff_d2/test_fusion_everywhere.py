@@ -27,6 +27,15 @@ THIN_RESNET = {
 DETECTORS = {
     "yolox": ("yolox_s_asff", {f"{TRUNK}.width": 0.125}),
     "vfnet": ("vfnet_r50_asff", {**THIN_RESNET, "head.feat_channels": 32, "head.num_convs": 1}),
+    "retinanet": (
+        "retinanet_r50_asff_1x",
+        {
+            **THIN_RESNET,
+            "backbone.bottom_up.top_block.in_channels": 64,
+            "head.input_shape.0.channels": 32,
+            "head.conv_dims": [32],
+        },
+    ),
     "yolov3": (
         "asff_darknet53_asff",
         {
@@ -40,7 +49,7 @@ DETECTORS = {
     ),
 }
 FUSIONS = ("asff", "sum", "concat", "none")
-BOXES = ([2, 2, 250, 190], [100, 50, 220, 160], [40, 40, 70, 60])  # one for each level
+BOXES = ([2, 2, 250, 190], [100, 50, 220, 160], [40, 40, 70, 60])  # large, medium, small
 
 
 def build(detector, fusion="asff"):
@@ -61,7 +70,7 @@ def test_trains_and_evaluates(detector, fusion):
     # YOLOv3 alone widens its levels behind the fusion, with whatever fusion
     assert bool(fusion_params) == (fusion != "none" or detector == "yolov3")
     before = {name: p.detach().clone() for name, p in fusion_params.items()}
-    inputs = batch((BOXES, [0, 1, 2]), ([], []), size=(192, 256))
+    inputs = batch((BOXES, [0, 1, 2]), size=(192, 256))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     losses = model(inputs)
     sum(losses.values()).backward()
@@ -95,3 +104,14 @@ def test_merged_batch_norms_compute_the_same(fusion):
         expected, found = model.backbone(image), fused.backbone(image)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_of_table_3():
+    """ASFF without its three weight branches; concatenation makes the last convolutions read three maps instead of one."""
+    sizes = {}
+    for row in ("asff_darknet53_asff", "ablation/table3/sum", "ablation/table3/concat"):
+        with torch.device("meta"):
+            model = instantiate(load_config(os.path.join(CONFIGS, f"{row}.py")).model)
+        sizes[os.path.basename(row)] = sum(p.numel() for p in model.parameters())
+    assert sizes["sum"] == sizes["asff_darknet53_asff"] - (24_819 + 12_531 + 12_531)
+    assert sizes["concat"] == sizes["sum"] + 2 * 9 * (512 * 1024 + 256 * 512 + 256 * 256)
