@@ -27,7 +27,7 @@ from .released import from_imagenet, from_mmdet
 from .soft_nms import soft_nms as run_soft_nms
 from .varifocal_loss import VarifocalLoss
 
-__all__ = ["DensePrediction", "VFNet"]
+__all__ = ["MIN_QUALITY", "DensePrediction", "VFNet", "flatten"]
 
 MIN_QUALITY = 1e-6  # so that the IoU never makes a background of a positive
 
@@ -134,7 +134,7 @@ class VFNet(DenseDetector):
         """Returns the losses; assignment, decoding and losses run in float32."""
         grid = self.make_grid(predictions, images.image_sizes)
         with torch.autocast(device_type=grid.points.device.type, enabled=False):
-            logits, ltrb, refined_ltrb, centerness = _flatten(predictions)
+            logits, ltrb, refined_ltrb, centerness = flatten(predictions)
             gt_labels, gt_boxes = self.label_points(grid, gt_instances)
             return self.losses(grid.points, logits, ltrb, refined_ltrb, centerness, gt_labels, gt_boxes)
 
@@ -213,7 +213,7 @@ class VFNet(DenseDetector):
     def predict_dense(self, images, predictions):
         """Returns a list of N `DensePrediction`; its parts may be edited before `select`."""
         grid = self.make_grid(predictions, images.image_sizes)
-        logits, ltrb, refined_ltrb, centerness = _flatten(predictions)
+        logits, ltrb, refined_ltrb, centerness = flatten(predictions)
         boxes = ltrb_to_boxes(grid.points, ltrb if refined_ltrb is None else refined_ltrb)
         centerness = [None] * len(boxes) if centerness is None else centerness.squeeze(-1).sigmoid()
         return [DensePrediction(*parts, grid.num_points) for parts in zip(logits.sigmoid(), boxes, centerness)]
@@ -262,7 +262,7 @@ class VFNet(DenseDetector):
         return torch.cat(kept)
 
 
-def _flatten(predictions):
+def flatten(predictions):
     """`VFNetPredictions`, each part as one (N, R, channels) float32 tensor or None."""
     return [
         None if maps is None else torch.cat([permute_to_N_HWA_K(x, x.shape[1]) for x in maps], dim=1).float()
