@@ -143,8 +143,7 @@ class DenseRetinaNet(DenseDetector):
         """
         labels, boxes = [], []
         for i, gt in enumerate(gt_instances):
-            iou = pairwise_iou(gt.gt_boxes, Boxes(anchors))
-            matched, kinds = self.anchor_matcher(iou if in_image is None else iou * in_image[i])
+            matched, kinds = self.anchor_matcher(pairwise_iou(gt.gt_boxes, Boxes(anchors)))
             # one box more, so that images without any pass
             labels_i = F.pad(gt.gt_classes, (0, 1))[matched]
             labels_i = torch.where(kinds == 1, labels_i, torch.where(kinds == 0, self.num_classes, -1))
