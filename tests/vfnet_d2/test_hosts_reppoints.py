@@ -103,10 +103,10 @@ def test_level_of_a_box(width, height, level):
 def test_the_nearest_location_is_one_that_the_image_covers():
     # images of 4 x 8 and 8 x 8 cells of the finest map
     grid = make_grid([(32, 64), (64, 64)])
-    boxes = [torch.tensor([[58.0, 28, 66, 36]]), torch.tensor([[58.0, 27, 66, 35], [20.0, 9, 30, 19]])]
+    boxes = [torch.tensor([[58.0, 28, 66, 36]]), torch.tensor([[58.0, 27, 66, 35], [20.0, 9, 36, 19]])]
     matched = PointAssigner()(grid, boxes)
     found = [grid.points[(matched[image] == box).nonzero()[:, 0]].tolist() for image, box in ((0, 0), (1, 1), (1, 2))]
-    # centres (62, 32), (62, 31) and (25, 14): column 8 and, in the first image, row 4 are outside
+    # centres (62, 32), (62, 31) and (28, 14), between two: column 8 and, in the first image, row 4 are outside
     assert found == [[[56, 24]], [[56, 32]], [[24, 16]]]
 
 
@@ -215,9 +215,11 @@ def test_losses_are_finite_and_float32_under_autocast(cls_loss):
 
 def test_points_are_float32_under_autocast():
     head = tiny_head()
+    torch.nn.init.constant_(head.reppoints_pts_init_out.bias, 100.2)  # bfloat16 has 100 and 100.5
     with torch.autocast("cpu", dtype=torch.bfloat16):
         predictions = head([torch.ones(1, 32, 2, 2)] * 5)
-    assert {x.dtype for x in predictions.ltrb + predictions.refined_ltrb} == {torch.float32}
+    for ltrb in (predictions.ltrb[0], predictions.refined_ltrb[0]):
+        assert ltrb.dtype == torch.float32 and (ltrb[:, 2] / 8 - 100.2).abs().max() < 0.1
     assert predictions.centerness is None
 
 
@@ -247,6 +249,12 @@ def test_losses_add_up_by_hand():
 
 def test_the_second_stage_is_assigned_by_the_first_boxes():
     model = tiny_reppoints(num_classes=3)
+    assigner, seen = model.refine_assigner, []
+    model.refine_assigner = lambda boxes, *args: seen.append(boxes) or assigner(boxes, *args)
+    torch.nn.init.constant_(model.head.reppoints_pts_init_out.bias, 1.0)
+    torch.nn.init.constant_(model.head.reppoints_pts_refine_out.bias, 50.0)
+    model.train()(batch(SOME))
+    assert seen[0][0, 0].abs().max() < 16 and not seen[0].requires_grad  # around (8, 8)
     grid = make_grid([(40, 70), (128, 128)])
     gt = [instances([[2.0, 3, 34, 35]], [1], (40, 70)), instances(*NONE, size=(128, 128))]
     boxes = torch.zeros(2, len(grid.points), 4)
@@ -299,6 +307,8 @@ def test_row_of_the_paper():
     with torch.device("meta"):
         model = cfg.optimizer.params.model = instantiate(cfg.model)
     assert sum(p.numel() for p in model.head.parameters()) == 5_341_558
+    weights = [p for p in tiny_head().parameters() if p.ndim == 4]
+    assert len(weights) == 8 and all(0.008 < p.std() < 0.012 for p in weights)
     assert len(instantiate(cfg.optimizer).param_groups) == 1  # no rule for biases
     assert cfg.dataloader.train.total_batch_size == 16 and model.test_nms_thresh == 0.5
 

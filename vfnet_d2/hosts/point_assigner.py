@@ -56,6 +56,6 @@ class PointAssigner:
         first = sizes.prod(dim=1).cumsum(dim=0) - sizes.prod(dim=1)
         level = (sides / self.scale).log2().mean(dim=1).floor() - strides[0].log2()
         level = level.clamp(0, len(strides) - 1).long()
-        cell = (centers / strides[level][:, None] - self.offset).round().long()
+        cell = (centers / strides[level][:, None] - self.offset - 0.5).ceil().long()  # the first of two as near
         row_and_column = torch.minimum(cell.flip(1), grid.valid_sizes[image, level] - 1).clamp(min=0)
         return first[level] + row_and_column[:, 0] * sizes[level, 1] + row_and_column[:, 1]
