@@ -1,6 +1,7 @@
 """FoveaBox's assignment: the middle of a box, its fovea, on every level whose range of sizes the box falls into.
 
-Source: FoveaBox (Kong et al., IEEE TIP 2020), sections III-B and III-C, as mmdetection has it: a box is on one level or on two.
+Source: FoveaBox (Kong et al., IEEE TIP 2020), "scale assignment" and "object fovea", as mmdetection has it. The ranges of sizes
+overlap: most boxes are on two levels.
 
 Shapes: M boxes of an image, H x W the map of a level. Boxes are XYXY in pixels of the network input.
 """
