@@ -1,4 +1,4 @@
-"""Deformable convolution on torchvision's operator: CPU and GPU, forwards and backwards, nothing to compile.
+"""Deformable convolution on torchvision's operator, and on a CPU on a faster one of our own; nothing to compile.
 
 Source: Dai et al. 2017 (v1); Zhu et al. 2019 (v2, modulated).
 
@@ -12,6 +12,8 @@ import math
 import torch
 import torchvision
 from torch import nn
+
+from .deform_conv_cpu import deform_conv2d_cpu
 
 __all__ = ["DeformConv2d", "ModulatedDeformConv2d", "deform_conv2d"]
 
@@ -29,16 +31,11 @@ def deform_conv2d(x, offset, weight, bias=None, *, stride=1, padding=0, dilation
         (N, C_out, H, W) in the dtype of `x`.
     """
     with torch.autocast(device_type=x.device.type, enabled=False):
-        y = torchvision.ops.deform_conv2d(
-            x.float(),
-            offset.float(),
-            weight.float(),
-            None if bias is None else bias.float(),
-            stride,
-            padding,
-            dilation,
-            None if mask is None else mask.float(),
-        )
+        offset, mask, bias = (None if t is None else t.float() for t in (offset, mask, bias))
+        # a trace, for a graph to export or to count, keeps the one operator
+        own = x.device.type == "cpu" and not torch.jit.is_tracing()
+        run = deform_conv2d_cpu if own else torchvision.ops.deform_conv2d
+        y = run(x.float(), offset, weight.float(), bias, stride, padding, dilation, mask)
     return y.to(x.dtype)
 
 
