@@ -16,6 +16,7 @@ model.backbone = L(ASFFNeck)(
     fusion="asff",
     compress_channels=16,
     compress_equal=True,
+    uniform_start=False,
     norm="GN",
     activation="ReLU",
 )

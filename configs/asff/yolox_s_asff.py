@@ -15,6 +15,7 @@ model.backbone = L(ASFFNeck)(
     in_features=["p3", "p4", "p5"],
     fusion="asff",
     compress_channels=16,
+    uniform_start=False,
     norm="${.bottom_up.norm}",
     norm_eps="${.bottom_up.norm_eps}",
     norm_momentum="${.bottom_up.norm_momentum}",
