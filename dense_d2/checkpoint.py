@@ -140,7 +140,9 @@ class DenseCheckpointer(DetectionCheckpointer):
         """The tensors under our names, and the prefix of the part of the model that they fill ("" for all of it)."""
         trunk = _scope(target, any) or "backbone."
         if caffe2:
-            return align_and_update_state_dicts(target, state, c2_conversion=True), trunk
+            state = align_and_update_state_dicts(target, state, c2_conversion=True)
+            # the classifier, and a bias of zeros before a norm, have no place in a trunk
+            return rename_keys(state, lambda key: key if key in target else None), trunk
         if set(state) != set(target):
             for convert in getattr(self.model, "released_formats", ()):
                 converted = convert(state)

@@ -119,6 +119,8 @@ def test_imagenet_weights_fill_the_trunk(tmp_path, kind, necks):
         content = {caffe2_name(key): value.numpy() for key, value in trunk.items()}
         assert {"conv1_w", "res_conv1_bn_gamma", "res3_0_branch1_bn_beta", "res2_1_branch2b_w"} <= set(content)
         assert "res5_1_branch2a_bn_running_var" in content and len(content) == len(trunk)
+        classifier = {"fc1000_w": (1000, 64), "fc1000_b": (1000,), "conv1_b": (8,)}
+        content.update({name: torch.zeros(shape).numpy() for name, shape in classifier.items()})
     path = tmp_path / "R.pkl"
     path.write_bytes(pickle.dumps(content))
     model = detector(necks)
