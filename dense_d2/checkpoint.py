@@ -9,6 +9,7 @@ and `meta` (class names, category ids, config, versions).
 
 import logging
 import os
+import re
 from collections import OrderedDict
 
 import torch
@@ -20,6 +21,8 @@ from .checkpoint_file import CheckpointError, read_checkpoint, save_safetensors,
 __all__ = ["CheckpointError", "DenseCheckpointer", "read_checkpoint", "rename_keys", "save_safetensors"]
 
 logger = logging.getLogger(__name__)
+
+_BOOKKEEPING = ("pixel_mean", "pixel_std", "loss_normalizer")
 
 
 class DenseCheckpointer(DetectionCheckpointer):
@@ -101,12 +104,14 @@ class DenseCheckpointer(DetectionCheckpointer):
         state = _strip_prefix(checkpoint.pop("model"), "module.")
         target = self.model.state_dict()
         state, scope = self._recognise(state, target, path, caffe2=checkpoint.get("format") == "caffe2")
+        state, scope, fresh = _move_below_new_necks(state, scope, target)
         _check_pixel_statistics(self.model, state, path)
-        if whole and scope:
+        if whole and (scope or fresh):
+            holds = "only a backbone" if scope else f"a detector without {shorten(sorted(fresh))}"
             raise CheckpointError(
-                f"{path} holds only a backbone. Evaluation needs a trained detector: train.init_checkpoint=FILE."
+                f"{path} holds {holds}. Evaluation needs a trained detector: train.init_checkpoint=FILE."
             )
-        expected = {key for key in target if key.startswith(scope)}
+        expected = {key for key in target if key.startswith(scope)} - fresh
         if scope and not any(".conv_offset." in key for key in state):
             # a trunk trained with plain convolutions: the offsets of deformable ones start as they are, at zero
             expected = {key for key in expected if ".conv_offset." not in key}
@@ -129,10 +134,11 @@ class DenseCheckpointer(DetectionCheckpointer):
             kept._metadata = state._metadata
         self.model.load_state_dict(kept, strict=False)
         logger.info(
-            "Loaded %d tensors from %s%s%s",
+            "Loaded %d tensors from %s%s%s%s",
             len(kept),
             path,
             f" into {scope[:-1]}" if scope else "",
+            f"; {len(fresh)} of a neck around that backbone start afresh" if fresh else "",
             f"; {', '.join(self.model.class_layers)} start afresh" if skipped else "",
         )
 
@@ -199,6 +205,26 @@ def _scope(keys, quantifier=all):
     return scope
 
 
+def _move_below_new_necks(state, scope, target):
+    """For a file of a detector whose backbone has further necks around it here, such as a fusion that is to be trained.
+
+    Returns:
+        state, scope: moved, if the state fits below these necks and nowhere else.
+        fresh: set of the keys of `target` that belong to these necks; they start as they are initialised.
+    """
+    outer, moved = "backbone.", state
+    while any(key not in target and not _is_bookkeeping(key) for key in moved):
+        inner = f"{outer}bottom_up."
+        if not any(key.startswith(inner) for key in target):
+            return state, scope, set()
+        outer = inner
+        moved = rename_keys(state, lambda key, outer=outer: re.sub(r"^backbone\.", outer, key))
+    if moved is state:
+        return state, scope, set()
+    fresh = {key for key in target if key.startswith("backbone.") and not key.startswith(outer)}
+    return moved, _scope(moved), fresh
+
+
 def _strip_prefix(state, prefix):
     if all(key.startswith(prefix) for key in state):
         return rename_keys(state, lambda key: key[len(prefix) :])
@@ -229,4 +255,4 @@ def _check_pixel_statistics(model, state, path):
 
 def _is_bookkeeping(key):
     """Entries that carry no weight and that one version stores and another does not."""
-    return key.endswith("num_batches_tracked") or key in ("pixel_mean", "pixel_std") or "cell_anchors" in key
+    return key.endswith("num_batches_tracked") or key in _BOOKKEEPING or "cell_anchors" in key

@@ -23,7 +23,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from detectron2.structures.boxes import matched_pairwise_iou
 from fvcore.nn import smooth_l1_loss
 
-from .released import from_detector, from_trunk
+from .released import from_imagenet
 
 __all__ = ["BestOfBoxMatcher", "DenseRetinaNet"]
 
@@ -36,6 +36,7 @@ class DenseRetinaNet(DenseDetector):
     """Anchor-based detector on a feature pyramid."""
 
     class_layers = ("head.cls_score.",)
+    released_formats = (from_imagenet,)
 
     @configurable
     def __init__(
@@ -103,7 +104,6 @@ class DenseRetinaNet(DenseDetector):
         self.uses_ema = loss_normalizer == "ema"
         if self.uses_ema:  # a buffer, so that a resumed run goes on with it
             self.register_buffer("loss_normalizer", torch.tensor(EMA_START))
-        self.released_formats = (self._from_detectron2, self._from_imagenet)
 
     @classmethod
     def from_config(cls, cfg):
@@ -111,14 +111,6 @@ class DenseRetinaNet(DenseDetector):
         options = RetinaNet.from_config(cfg)
         del options["vis_period"]
         return options
-
-    def _from_detectron2(self, state_dict):
-        """Detectron2's RetinaNet."""
-        return from_detector(state_dict, self.state_dict())
-
-    def _from_imagenet(self, state_dict):
-        """an ImageNet classifier in Detectron2's names: its trunk."""
-        return from_trunk(state_dict, self.state_dict())
 
     def forward_training(self, images, features, predictions, gt_instances):
         """Returns the losses; matching, decoding and losses run in float32."""

@@ -134,6 +134,35 @@ def test_a_trunk_is_found_below_two_necks(tmp_path, prefix):
     assert equal(trunk, other_trunk)
 
 
+@pytest.mark.parametrize("necks", [1, 2])
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_a_detector_fills_one_with_further_necks(tmp_path, prefix, necks):
+    def with_necks():
+        result = Detector()
+        for i in range(necks):
+            result.backbone = nn.ModuleDict({"bottom_up": result.backbone, f"fusion{i}": nn.Conv2d(4, 4, 1)})
+        return result
+
+    model, other = Detector(), with_necks()
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    path = save({prefix + key: value for key, value in model.state_dict().items()}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="a detector without backbone.*fusion"):
+        DenseCheckpointer(other).load(path, whole=True)
+    DenseCheckpointer(other).load(path)
+    trunk = other.backbone
+    for _ in range(necks):
+        trunk = trunk["bottom_up"]
+    assert equal(trunk, model.backbone) and equal(other.head, model.head)
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items() if ".fusion" in key)
+
+    state = model.state_dict()
+    state.pop("head.box.bias")
+    with pytest.raises(CheckpointError, match="1 keys of the model are not in the file: head.box.bias"):
+        DenseCheckpointer(with_necks()).load(save(state, path))
+    with pytest.raises(CheckpointError, match="not in the model: .*fusion"):  # but not the other way round
+        DenseCheckpointer(Detector()).load(save(other.state_dict(), path))
+
+
 def test_misfits_name_the_keys(tmp_path):
     state = Detector().state_dict()
     state.pop("head.box.bias")
