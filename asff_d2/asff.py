@@ -221,15 +221,16 @@ class ASFF(DenseDetector):
             best, classes = outputs_i[:, 5:].max(dim=1)
             scores = outputs_i[:, 4].sigmoid() * best.sigmoid()
             decode_rows = partial(_decode_rows, grid, outputs_i, shapes_i)
-            results.append(self._detect(scores, classes, decode_rows, self._num_rows(grid), image_size))
+            results.append(self._detect(scores, classes, decode_rows, grid.level_idxs, image_size))
         return results
 
     def predict_dense(self, images, predictions):
         """Returns a list of N `DensePrediction`, objectness for centerness; its parts may be edited before `select`."""
         grid, outputs, shapes = self._dense_predictions(predictions)
         boxes = decode(outputs[..., :4], grid.sizes * shapes.exp(), grid.cells, grid.strides)
+        num_rows = [height * width * self.anchors.num_slots for height, width in grid.shapes]
         parts = zip(outputs[..., 5:].sigmoid(), boxes, outputs[..., 4].sigmoid())
-        return [DensePrediction(*parts_i, self._num_rows(grid)) for parts_i in parts]
+        return [DensePrediction(*parts_i, num_rows) for parts_i in parts]
 
     def label_dense(self, images, predictions, gt_instances):
         """Returns a list of N `DenseLabels`. Args: gt_instances, see `gather_ground_truth`."""
@@ -254,27 +255,25 @@ class ASFF(DenseDetector):
         scores, classes = dense.scores.max(dim=1)
         if dense.centerness is not None:
             scores = dense.centerness * scores
-        return self._detect(scores, classes, dense.boxes.__getitem__, dense.num_points, image_size)
+        num_rows = torch.tensor(dense.num_points, device=scores.device)
+        level_idxs = torch.arange(len(num_rows), device=scores.device).repeat_interleave(num_rows)
+        return self._detect(scores, classes, dense.boxes.__getitem__, level_idxs, image_size)
 
-    def _detect(self, scores, classes, boxes_of, num_rows, image_size):
-        """Args: scores and classes (R,); boxes_of, rows (n,) -> (n, 4); num_rows of each level."""
+    def _detect(self, scores, classes, boxes_of, level_idxs, image_size):
+        """Args: scores, classes and level_idxs (R,); boxes_of, rows (n,) -> (n, 4)."""
         rows = (scores >= self.test_score_thresh).nonzero().squeeze(1)
         scores, order = scores[rows].topk(min(self.test_topk_candidates, len(rows)))
         rows = rows[order]
         boxes, classes = boxes_of(rows), classes[rows]
         keep = batched_nms(boxes, scores, classes, self.test_nms_thresh)[: self.max_detections_per_image]
-        level_ends = torch.tensor(num_rows, device=rows.device).cumsum(dim=0)
         return Instances(
             image_size,
             pred_boxes=Boxes(boxes[keep]),
             scores=scores[keep],
             pred_classes=classes[keep],
-            pred_levels=torch.bucketize(rows[keep], level_ends, right=True),
+            pred_levels=level_idxs[rows[keep]],
             pred_slots=rows[keep] % self.anchors.num_slots,
         )
-
-    def _num_rows(self, grid):
-        return [height * width * self.anchors.num_slots for height, width in grid.shapes]
 
     def _dense_predictions(self, predictions):
         """Grid, outputs (N, R, 5 + K) and shapes (N, R, 2), float32; zeros where anchors are not guided."""

@@ -7,6 +7,7 @@ choice of detections. The author wrote logits, where a score of 1 is infinite; h
 Shapes: R locations of one image over all levels, K classes, P of the locations are foreground.
 """
 
+import logging
 from collections import defaultdict
 
 import torch
@@ -21,6 +22,8 @@ from .coco import FastCOCOEvaluator, coco_numbers
 from .streaming import offline_results
 
 __all__ = ["COLUMNS", "EDITS", "OracleEvaluator", "OracleStudy", "edited_predictions"]
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -142,7 +145,11 @@ class OracleEvaluator(FastCOCOEvaluator):
 
     def evaluate(self):
         """Returns {name of the row: {"AP": percent, ...}}."""
-        return {row: self._numbers(results) for row, results in self._rows.items()}
+        numbers = {}
+        for row, results in self._rows.items():
+            numbers[row] = self._numbers(results)
+            logger.info(f"{row}: box AP {numbers[row]['AP']:.2f}")
+        return numbers
 
     def _numbers(self, results):
         detections = [d for image_id, result in results for d in instances_to_coco_json(result, image_id)]
