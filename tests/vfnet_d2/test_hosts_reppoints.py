@@ -9,6 +9,7 @@ from vfnet_d2.hosts.max_iou_assigner import MaxIoUAssigner
 from vfnet_d2.hosts.point_assigner import PointAssigner
 from vfnet_d2.hosts.reppoints import RepPoints
 from vfnet_d2.hosts.reppoints_head import RepPointsHead, points_to_ltrb, points_to_offsets
+from vfnet_d2.released import from_mmdet
 from vfnet_d2.varifocal_loss import FocalLoss, QualityFocalLoss, VarifocalLoss, varifocal_loss
 
 import pytest
@@ -311,6 +312,10 @@ def test_row_of_the_paper():
     assert len(weights) == 8 and all(0.008 < p.std() < 0.012 for p in weights)
     assert len(instantiate(cfg.optimizer).param_groups) == 1  # no rule for biases
     assert cfg.dataloader.train.total_batch_size == 16 and model.test_nms_thresh == 0.5
+    parts = ["cls_convs.2.gn.weight", "reppoints_pts_init_conv.bias", "reppoints_cls_conv.weight", "moment_transfer"]
+    names = ["neck.lateral_convs.0.conv.weight", "neck.lateral_convs.2.gn.bias", "neck.fpn_convs.3.gn.weight"]
+    released = {name: None for name in names + [f"bbox_head.{part}" for part in parts]}  # mmdetection's
+    assert set(from_mmdet(released)) < set(model.state_dict())
 
 
 def test_what_does_not_fit_together_is_an_error():

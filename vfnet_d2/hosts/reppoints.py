@@ -75,7 +75,7 @@ class RepPoints(VFNet):
 
     @torch.no_grad()
     def label_boxes(self, grid, boxes, gt_instances):
-        """The targets of the second stage.
+        """The targets of the second stage. Padding of the batch is ignored, whatever the classification loss.
 
         Args:
             grid: PointGrid.
