@@ -1,9 +1,10 @@
 """Oracle study of a detector: what box AP would be if centerness, boxes or class scores were right at foreground locations.
 
-python -m tools.oracle_study --config-file configs/vfnet/vfnet_r50_1x.py --weights FILE [key=value ...]
+python -m tools.oracle_study --config-file configs/vfnet/ablation/table3/fcos_atss.py --weights FILE [key=value ...]
 
-This is Table 1 of VarifocalNet for any detector with the three methods of `dense_d2.modeling.dense_prediction`. Each row has
-one answer replaced by the ground truth's, where the detector's own assigner finds foreground at the test scale:
+VarifocalNet's Table 1 (of that row), for any detector with the three methods of `dense_d2.modeling.dense_prediction`. Each
+row of the table has one answer replaced by the ground truth's, where the detector's own assigner finds foreground at the test
+scale:
     gt_ctr      centerness (objectness) := what the branch was taught
     gt_ctr_iou  centerness := IoU of the predicted box with its ground truth
     gt_bbox     box := ground truth
