@@ -13,7 +13,9 @@ import json
 import statistics
 import time
 
-import tools.benchmark_yolof  # noqa: F401  (registers items)
+import tools.benchmark_asff  # noqa: F401  (registers items)
+import tools.benchmark_vfnet  # noqa: F401
+import tools.benchmark_yolof  # noqa: F401
 import tools.benchmark_yolox  # noqa: F401
 from dense_d2.evaluation.timing import describe_machine
 from tools.benchmark_items import ITEMS

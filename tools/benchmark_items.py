@@ -27,10 +27,10 @@ def item(name):
     return register
 
 
-def build(path, options, plain):
+def build(path, options, plain=False, overrides=()):
     """Config and model; `plain`: as the author's port lays it out, without folded norms, memory formats, fused steps."""
     torch.manual_seed(0)
-    cfg = load_config(path, [f"train.device={options.device}"])
+    cfg = load_config(path, [f"train.device={options.device}", *overrides])
     model = instantiate(cfg.model).to(options.device)
     if plain:
         cfg.optimizer.fused = model.channels_last = False
@@ -54,6 +54,19 @@ def inference(path, options, height, width, plain=False, dtype=None):
     def run():
         with torch.inference_mode(), autocast(options, dtype):
             model(inputs)
+
+    return run
+
+
+def forward(path, options, height, width, overrides=()):
+    """The network on one image, without pre- and post-processing, norms merged as for every evaluation."""
+    model = fuse_conv_bn(build(path, options, overrides=overrides)[1].eval())
+    image = model.to_memory_format(torch.randn(1, 3, height, width, device=options.device))
+
+    def run():
+        with torch.inference_mode(), autocast(options):
+            features = model.backbone(image)
+            model.head([features[name] for name in model.head_in_features])
 
     return run
 

@@ -48,7 +48,7 @@ def s_step(options):
 @item("yolox_nano step in stages, 8x3x416x416, 10 boxes each")
 def nano_stages(options):
     """The same step, with the host waiting after each stage; "data" is a batch of the training pipeline in this process."""
-    cfg, model = build(NANO, options, plain=False)
+    cfg, model = build(NANO, options)
     model.train()
     cfg.optimizer.params.model, cfg.optimizer.lr = model, 1e-5
     optimizer = instantiate(cfg.optimizer)
@@ -96,7 +96,7 @@ def _register_assignment(boxes):
     @item(f"yolox assignment and losses, {where}")
     def assignment_and_losses(options):
         """All that a training step does between the head and the backward pass."""
-        model = build(S, options, plain=False)[1].train()
+        model = build(S, options)[1].train()
         priors, pred_boxes, cls_logits, obj_logits, *_ = assignment_inputs(boxes, options.device)
         cells = [(height, width) for height, width, _ in priors.shapes]
         deltas = model.box_coder.get_deltas(pred_boxes, priors)
