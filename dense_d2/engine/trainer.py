@@ -24,7 +24,7 @@ from ..check_data import check_before_training
 from ..checkpoint import DenseCheckpointer
 from ..config import dump_config
 from ..errors import UserError
-from ..evaluation import FastCOCOEvaluator, evaluate, float_results, write_results
+from ..evaluation import FastCOCOEvaluator, TimedModel, evaluate, float_results, write_results
 from ..modeling.fuse import fuse_conv_bn
 from ..modeling.tta import MultiScaleTTA
 from ..visualize import plot_training_curve, save_comparisons
@@ -206,6 +206,8 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
             options = {key: value for key, value in cfg.tta.items() if key != "enabled"}
             model = MultiScaleTTA(model, image_format=cfg.dataloader.test.mapper.image_format, **options)
         evaluator = evaluators or cls.build_evaluator(cfg)
+        if getattr(evaluator, "needs_seconds", False):
+            model = TimedModel(model)
         dtype = amp_dtype(cfg.train.amp.dtype, cfg.train.device) if cfg.train.amp.evaluate else None
         results = evaluate(model, cls.build_test_loader(cfg), evaluator, amp_dtype=dtype)
         if not comm.is_main_process():

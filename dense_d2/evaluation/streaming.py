@@ -147,7 +147,7 @@ class StreamingCOCOEvaluator(FastCOCOEvaluator):
         Args:
             dataset_name, output_dir, backend, distributed: see FastCOCOEvaluator. The annotation file needs sequences.
             latency: seconds of every run; or samples, a list or a JSON file of them, that are drawn with `seed`; None
-                for the measured time of each frame: evaluate `TimedModel(model)`.
+                for the measured time of each frame: evaluate `TimedModel(model)`, as train_net.py then does.
             fps, schedule, stride, eta: see `simulate_stream` and `match_outputs`.
             perf_factor: a device so many times faster; divides the latencies.
             coco_classes: the model has COCO's 80 classes; the file's `coco_mapping` (80 class indices) translates them,
@@ -163,6 +163,11 @@ class StreamingCOCOEvaluator(FastCOCOEvaluator):
         self._mapping = self._coco_api.dataset.get("coco_mapping") if coco_classes else None
         if coco_classes and not self._mapping:
             raise UserError("coco_classes is set but the annotation file has no `coco_mapping`; set coco_classes=False")
+
+    @property
+    def needs_seconds(self):
+        """Whether the outputs need "seconds", the time of their frame."""
+        return self._latency is None
 
     def process(self, inputs, outputs):
         start = len(self._predictions)

@@ -48,6 +48,21 @@ def weights_of(trainer):
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
+def test_a_stream_is_timed_where_no_latency_is_given(toy_coco, tmp_path):
+    images, annotations = toy_coco
+    content = json.loads(Path(annotations).read_text())
+    content["sequences"] = ["one"]
+    content["images"] = [{**image, "sid": 0, "fid": i} for i, image in enumerate(content["images"])]
+    (tmp_path / "video.json").write_text(json.dumps(content))
+    overrides = [
+        f"dataset.test.annotations={tmp_path / 'video.json'}",
+        "dataloader.evaluator._target_=dense_d2.evaluation.StreamingCOCOEvaluator",
+    ]
+    trainer = trainer_of(toy_coco, str(tmp_path / "out"), *overrides)
+    streaming = LazyTrainer.test(trainer.cfg, trainer.model)["streaming"]
+    assert streaming["frames"] == len(content["images"]) and 1 <= streaming["processed"] <= streaming["frames"]
+
+
 def test_lazy_trainer_has_the_attributes_of_a_default_trainer(toy_coco, tmp_path):
     lazy = trainer_of(toy_coco, str(tmp_path / "a"), "train.max_iter=1")
     cfg = get_cfg()
