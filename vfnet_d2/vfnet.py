@@ -152,16 +152,19 @@ class VFNet(DenseDetector):
         Returns:
             gt_labels (N, R) int64: class, K for background, -1 for ignored; gt_boxes (N, R, 4), zeros without.
         """
-        boxes = [gt.gt_boxes.tensor for gt in gt_instances]
-        matched = self.assigner(grid, boxes)
+        matched = self.assigner(grid, [gt.gt_boxes.tensor for gt in gt_instances])
+        gt_labels, gt_boxes = self.gather_targets(matched, gt_instances)
+        if self.assigner.ignores_padding and not self.cls_loss.counts_padding:
+            gt_labels = torch.where(grid.is_valid(), gt_labels, -1)
+        return gt_labels, gt_boxes
+
+    def gather_targets(self, matched, gt_instances):
+        """Args: matched (N, R), what an assigner returns. Returns: see `label_points`."""
         # one entry more, which -1, BACKGROUND, picks; this also lets batches without any box pass
-        boxes = F.pad(torch.cat(boxes), (0, 0, 0, 1))
+        boxes = F.pad(torch.cat([gt.gt_boxes.tensor for gt in gt_instances]), (0, 0, 0, 1))
         classes = F.pad(torch.cat([gt.gt_classes for gt in gt_instances]), (0, 1), value=self.num_classes)
         picked = matched.clamp(min=-1)
-        ignored = matched == IGNORED
-        if self.assigner.ignores_padding and not self.cls_loss.counts_padding:
-            ignored = ignored | ~grid.is_valid()
-        return torch.where(ignored, -1, classes[picked]), boxes[picked]
+        return torch.where(matched == IGNORED, -1, classes[picked]), boxes[picked]
 
     def losses(self, points, logits, ltrb, refined_ltrb, centerness, gt_labels, gt_boxes):
         """

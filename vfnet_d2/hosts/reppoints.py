@@ -17,9 +17,8 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch.nn import functional as F
 
-from ..atss import IGNORED
 from ..points import broadcast_iou, ltrb_to_boxes
-from ..vfnet import VFNet
+from ..vfnet import VFNet, flatten
 
 __all__ = ["RepPoints"]
 
@@ -64,14 +63,14 @@ class RepPoints(VFNet):
         """Returns the losses; assignment, decoding and losses run in float32."""
         grid = self.make_grid(predictions, images.image_sizes)
         with torch.autocast(device_type=grid.points.device.type, enabled=False):
-            boxes = ltrb_to_boxes(grid.points, _flatten(predictions.ltrb))
-            refined_boxes = ltrb_to_boxes(grid.points, _flatten(predictions.refined_ltrb))
+            logits, ltrb, refined_ltrb, _ = flatten(predictions)
+            boxes, refined_boxes = ltrb_to_boxes(grid.points, ltrb), ltrb_to_boxes(grid.points, refined_ltrb)
             targets = self.label_points(grid, gt_instances)
             refined_targets = self.label_boxes(grid, boxes.detach(), gt_instances)
             num_points = torch.tensor(grid.num_points, device=boxes.device)
             strides = torch.tensor(grid.strides, device=boxes.device)
             strides = strides.repeat_interleave(num_points, output_size=len(grid.points))
-            return self.losses(strides, _flatten(predictions.logits), boxes, refined_boxes, targets, refined_targets)
+            return self.losses(strides, logits, boxes, refined_boxes, targets, refined_targets)
 
     @torch.no_grad()
     def label_boxes(self, grid, boxes, gt_instances):
@@ -85,12 +84,7 @@ class RepPoints(VFNet):
             gt_labels (N, R), gt_boxes (N, R, 4), as from there.
         """
         gt_boxes = [gt.gt_boxes.tensor for gt in gt_instances]
-        matched = self.refine_assigner(boxes, grid.is_valid(), gt_boxes)
-        # one entry more, which -1, BACKGROUND, picks
-        gt_boxes = F.pad(torch.cat(gt_boxes), (0, 0, 0, 1))
-        classes = F.pad(torch.cat([gt.gt_classes for gt in gt_instances]), (0, 1), value=self.num_classes)
-        picked = matched.clamp(min=-1)
-        return torch.where(matched == IGNORED, -1, classes[picked]), gt_boxes[picked]
+        return self.gather_targets(self.refine_assigner(boxes, grid.is_valid(), gt_boxes), gt_instances)
 
     def losses(self, strides, logits, boxes, refined_boxes, targets, refined_targets):
         """
@@ -125,15 +119,10 @@ class RepPoints(VFNet):
     def label_dense(self, images, predictions, gt_instances):
         """Returns a list of N `DenseLabels`, of the second stage. Args: gt_instances, see `label_points`."""
         grid = self.make_grid(predictions, images.image_sizes)
-        boxes = ltrb_to_boxes(grid.points, _flatten(predictions.ltrb))
+        boxes = ltrb_to_boxes(grid.points, flatten(predictions)[1])
         return [DenseLabels(*parts, None) for parts in zip(*self.label_boxes(grid, boxes, gt_instances))]
 
 
 def _smooth_l1(boxes1, boxes2, *, beta):
     """Sum over the sides: (..., 4) twice -> (...)."""
     return F.smooth_l1_loss(boxes1, boxes2, reduction="none", beta=beta).sum(dim=-1)
-
-
-def _flatten(maps):
-    """One (N, C, Hi, Wi) a level -> (N, R, C) float32."""
-    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1).float()
