@@ -16,14 +16,18 @@ from tests.asff_d2.tiny import tiny_asff
 from tests.toy import toy_overrides
 from tests.vfnet_d2.tiny import tiny_head, tiny_vfnet
 from tests.yolof_d2.tiny import instances, tiny_yolof
+from tests.yolox_d2.tiny import tiny_head as yolox_head
+from tests.yolox_d2.tiny import tiny_yolox
 from tools import oracle_study
 from train_net import main as train_net
 from train_net import parse_arguments
+from yolox_d2.one_to_one import OneToOneAssigner
 
 import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.evaluation import inference_on_dataset
+from detectron2.structures import ImageList
 from torch import nn
 
 FCOS = dict(star_conv=False, refine=False, centerness=True)
@@ -102,6 +106,11 @@ DETECTORS = {  # and which row is the detector as it is
     "vfnet_centerness": (lambda **kwargs: tiny_vfnet(head=tiny_head(**FCOS), **kwargs), "none w/ctr"),
     "yolof": (tiny_yolof, "none"),
     "asff": (lambda **kwargs: tiny_asff(seed=5, test_topk_candidates=300, **kwargs), "none w/ctr"),
+    "yolox": (tiny_yolox, "none w/ctr"),
+    "yolox_nms_free": (
+        lambda **kwargs: tiny_yolox(head=yolox_head(selector=True), select_assigner=OneToOneAssigner(), **kwargs),
+        "none w/ctr",
+    ),
 }
 
 
@@ -131,6 +140,19 @@ def test_of_several_pairs_of_an_anchor_yolof_shows_the_last(gt_idxs, last):
     (labels,) = model.label_dense(None, (torch.zeros(1, 9, 3, 4), torch.zeros(1, 12, 3, 4)), [gt])
     assert labels.classes.tolist() == [3, 3, 3, 2, 3, last + 1] + 30 * [3]
     assert labels.boxes[[3, 5]].tolist() == [[5, 5, 60, 60], gt.gt_boxes.tensor[last].tolist()]
+
+
+def test_yolox_is_taught_in_pixels_of_its_input():
+    """Where the shorter side of the image was rounded down to whole pixels, boxes are those of the unrounded size."""
+    maps = [(1, 8, 8), (1, 4, 4), (1, 2, 2)]
+    deltas, objectness, classes = ([torch.zeros(1, c * n, h, w) for n, h, w in maps] for c in (4, 1, 3))
+    images = ImageList(torch.zeros(1, 3, 64, 64), [(48.5, 64.0)])
+    gt = [instances([[8.0, 16, 40, 48]], [1], (48, 64))]
+    (labels,) = tiny_yolox().label_dense(images, (deltas, objectness, classes, None), gt)
+    is_fg = labels.classes < 3
+    assert is_fg.any() and (labels.classes[is_fg] == 1).all() and torch.equal(labels.centerness, is_fg.float())
+    expected = torch.tensor([8, 16 * 48.5 / 48, 40, 48.5]).expand(int(is_fg.sum()), 4)
+    torch.testing.assert_close(labels.boxes[is_fg], expected)
 
 
 class Opaque(DenseDetector):

@@ -1,6 +1,6 @@
 """YOLOX: Exceeding YOLO Series in 2021 (Ge et al., 2021).
 
-Reading order: yolox (meta-architecture), head, box_coder, simota, assignment; then cspdarknet, pafpn, released, config.
+Reading order: yolox (meta-architecture), head, box_coder, simota, assignment; then dense, cspdarknet, pafpn, released, config.
 """
 
 from .backbones import build_yolox_pafpn_backbone

@@ -19,8 +19,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.structures import Boxes, ImageList, Instances
 
-from .assignment import IGNORED, make_priors, pad_instances
+from .assignment import IGNORED, make_priors
 from .box_coder import GridBoxCoder
+from .dense import DenseAnswers, ground_truth_of
 from .head import YOLOXHead
 from .released import from_author
 from .simota import SimOTA
@@ -31,7 +32,7 @@ MAX_CACHED_SIZES = 32
 
 
 @META_ARCH_REGISTRY.register()
-class YOLOX(DenseDetector):
+class YOLOX(DenseAnswers, DenseDetector):
     """Detector of the YOLOX family.
 
     Images of a batch are padded to one square. In training, a sample may say with `input_size` (height, width) what size
@@ -171,11 +172,7 @@ class YOLOX(DenseDetector):
         """Returns the losses; decoding, assignment and losses run in float32."""
         priors, deltas, obj_logits, cls_logits, select_logits = self._dense_predictions(features, predictions)
         with torch.autocast(device_type=deltas.device.type, enabled=False):
-            gt_boxes, gt_classes, gt_valid = pad_instances(gt_instances)
-            scale = [
-                (w / gt.image_size[1], h / gt.image_size[0]) for (h, w), gt in zip(images.image_sizes, gt_instances)
-            ]
-            gt_boxes = gt_boxes * gt_boxes.new_tensor(scale).repeat(1, 2)[:, None]
+            gt_boxes, gt_classes, gt_valid = ground_truth_of(images, gt_instances)
             pred_boxes = self.box_coder.apply_deltas(deltas, priors)
             args = priors, pred_boxes.detach(), cls_logits.detach(), obj_logits.detach(), gt_boxes, gt_classes, gt_valid
             losses = self.losses(
@@ -244,17 +241,20 @@ class YOLOX(DenseDetector):
             scores = scores * select_logits.sigmoid()
         results = []
         for scores_i, classes_i, deltas_i, image_size in zip(scores, classes, deltas, images.image_sizes):
-            idxs = (scores_i >= self.test_score_thresh).nonzero().squeeze(1)
-            top, order = scores_i[idxs].topk(min(self.test_topk_candidates, len(idxs)))
-            idxs = idxs[order]
+            idxs, scores_i = self._candidates(scores_i)
             boxes = self.box_coder.apply_deltas(deltas_i[idxs], priors.at(idxs))
-            keep = self._suppress(boxes, top, classes_i[idxs])[: self.max_detections_per_image]
-            results.append(
-                Instances(
-                    image_size, pred_boxes=Boxes(boxes[keep]), scores=top[keep], pred_classes=classes_i[idxs[keep]]
-                )
-            )
+            results.append(self._detections(boxes, scores_i, classes_i[idxs], image_size))
         return results
+
+    def _candidates(self, scores):
+        """Indices and scores of the predictions worth a look, best first. Args: scores (R,)."""
+        idxs = (scores >= self.test_score_thresh).nonzero().squeeze(1)
+        scores, order = scores[idxs].topk(min(self.test_topk_candidates, len(idxs)))
+        return idxs[order], scores
+
+    def _detections(self, boxes, scores, classes, image_size):
+        keep = self._suppress(boxes, scores, classes)[: self.max_detections_per_image]
+        return Instances(image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep])
 
     def _suppress(self, boxes, scores, classes):
         """Indices of the detections that stay, best first."""
