@@ -10,6 +10,7 @@ ground-truth boxes of an image, P foreground anchors of the batch. Boxes are XYX
 import math
 
 from dense_d2.modeling.dense_detector import DenseDetector, log_scalar, select_candidates, select_detections
+from dense_d2.modeling.dense_prediction import DenseLabels, DensePrediction
 from dense_d2.modeling.losses import giou_loss, sigmoid_focal_loss
 
 import torch
@@ -183,27 +184,38 @@ class DenseRetinaNet(DenseDetector):
         return normalizer
 
     def forward_inference(self, images, features, predictions):
-        """Returns the detections of each image: candidates of each level by score, then decoding, then NMS."""
-        anchors, logits, deltas = self._dense_predictions(features, predictions)
+        """Returns the detections of each image."""
+        return [self.select(*pair) for pair in zip(self.predict_dense(images, predictions), images.image_sizes)]
+
+    def predict_dense(self, images, predictions):
+        """Returns a list of N `DensePrediction`; its parts may be edited before `select`."""
+        anchors, logits, deltas = self._dense_predictions(predictions[0], predictions)
+        num_anchors, anchors = [len(boxes) for boxes in anchors], torch.cat(anchors)
         return [
-            self._inference_single_image(anchors, [x[i] for x in logits], [x[i] for x in deltas], image_size)
-            for i, image_size in enumerate(images.image_sizes)
+            DensePrediction(scores, self.box2box_transform.apply_deltas(deltas_i, anchors), None, num_anchors)
+            for scores, deltas_i in zip(torch.cat(logits, dim=1).sigmoid(), torch.cat(deltas, dim=1))
         ]
 
-    def _inference_single_image(self, anchors, logits, deltas, image_size):
-        """Args: each a list over the levels; see `_dense_predictions`, without N."""
-        boxes, scores, classes = [], [], []
-        for anchors_i, logits_i, deltas_i in zip(anchors, logits, deltas):
-            scores_i, anchor_idxs, classes_i = select_candidates(
-                logits_i.sigmoid(), self.test_score_thresh, self.test_topk_candidates
-            )
-            boxes.append(self.box2box_transform.apply_deltas(deltas_i[anchor_idxs], anchors_i[anchor_idxs]))
-            scores.append(scores_i)
-            classes.append(classes_i)
+    def label_dense(self, images, predictions, gt_instances):
+        """Returns a list of N `DenseLabels`. Args: gt_instances, see `label_anchors`."""
+        anchors, _, _ = self._dense_predictions(predictions[0], predictions)
+        in_image = self._in_image(predictions[0], images.image_sizes) if self.ignore_padding else None
+        labels = self.label_anchors(torch.cat(anchors), gt_instances, in_image)
+        return [DenseLabels(*parts, None) for parts in zip(*labels)]
+
+    def select(self, dense, image_size):
+        """Chooses the detections of an image: candidates of each level by score, then NMS.
+
+        Args:
+            dense: DensePrediction.
+            image_size: (height, width) of the network input without padding.
+        """
+        found = []
+        for scores, boxes in zip(dense.scores.split(dense.num_points), dense.boxes.split(dense.num_points)):
+            scores, idxs, classes = select_candidates(scores, self.test_score_thresh, self.test_topk_candidates)
+            found.append((boxes[idxs], scores, classes))
         return select_detections(
-            torch.cat(boxes),
-            torch.cat(scores),
-            torch.cat(classes),
+            *(torch.cat(parts) for parts in zip(*found)),
             image_size,
             nms_thresh=self.test_nms_thresh,
             max_detections=self.max_detections_per_image,
