@@ -159,7 +159,7 @@ def _compose(image_rgb, view, class_names, threshold, maps):
     count = int((view.detections.scores >= threshold).sum())
     caption = f"Detections with a score of at least {threshold:.2f}: {count}"
     if view.levels is not None:
-        caption += "; behind the score, and as colour, the level of each"
+        caption += "; L and colour: the level of each"
     _write(ImageDraw.Draw(canvas), (GAP, 0), caption, left.width)
     for level in range(1, len(view.strides) + 1):
         _draw_row(canvas, view, level, maps, (first, (level - 1) * row_height), tile)
@@ -191,7 +191,7 @@ def _draw_detections(image_rgb, view, class_names, threshold, panel_height):
     colours = found.pred_classes
     if view.levels is not None:
         colours = torch.tensor([view.levels[i] for i in order], dtype=torch.int64)
-        labels = [f"{label} {level or '-'}" for label, level in zip(labels, colours.tolist())]
+        labels = [f"{label} L{level or '?'}" for label, level in zip(labels, colours.tolist())]
     height, width = image_rgb.shape[:2]
     return draw_boxes(image_rgb, found.pred_boxes, colours, labels, round(panel_height * max(1, width / height)))
 
