@@ -2,6 +2,7 @@
 
 import copy
 
+import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -33,7 +34,8 @@ def fuse_conv_bn(model):
             for i in range(len(module) - 1):
                 if type(module[i]) in (nn.Conv2d, Conv2d) and isinstance(module[i + 1], NORMS):
                     module[i + 1] = _merge(module[i], module[i + 1])
-    return fused
+    # else every convolution of a map in this layout copies its weight into it, at each call
+    return fused.to(memory_format=torch.channels_last) if getattr(model, "channels_last", False) else fused
 
 
 def _merge(conv, norm):
