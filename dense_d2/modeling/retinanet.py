@@ -115,10 +115,10 @@ class DenseRetinaNet(DenseDetector):
 
     def forward_training(self, images, features, predictions, gt_instances):
         """Returns the losses; matching, decoding and losses run in float32."""
-        anchors, logits, deltas = self._dense_predictions(features, predictions)
+        anchors, logits, deltas = self._dense_predictions(predictions)
         with torch.autocast(device_type=logits[0].device.type, enabled=False):
             anchors, logits, deltas = torch.cat(anchors), torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
-            in_image = self._in_image(features, images.image_sizes) if self.ignore_padding else None
+            in_image = self._in_image(predictions[0], images.image_sizes) if self.ignore_padding else None
             gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances, in_image)
             return self.losses(anchors, logits, deltas, gt_labels, gt_boxes)
 
@@ -136,6 +136,7 @@ class DenseRetinaNet(DenseDetector):
         """
         labels, boxes = [], []
         for i, gt in enumerate(gt_instances):
+            gt = gt[gt.gt_boxes.nonempty()]  # a box without area would be as near to every anchor, and has no deltas
             matched, kinds = self.anchor_matcher(pairwise_iou(gt.gt_boxes, Boxes(anchors)))
             # one box more, so that images without any pass
             labels_i = F.pad(gt.gt_classes, (0, 1))[matched]
@@ -189,7 +190,7 @@ class DenseRetinaNet(DenseDetector):
 
     def predict_dense(self, images, predictions):
         """Returns a list of N `DensePrediction`; its parts may be edited before `select`."""
-        anchors, logits, deltas = self._dense_predictions(predictions[0], predictions)
+        anchors, logits, deltas = self._dense_predictions(predictions)
         num_anchors, anchors = [len(boxes) for boxes in anchors], torch.cat(anchors)
         return [
             DensePrediction(scores, self.box2box_transform.apply_deltas(deltas_i, anchors), None, num_anchors)
@@ -198,7 +199,7 @@ class DenseRetinaNet(DenseDetector):
 
     def label_dense(self, images, predictions, gt_instances):
         """Returns a list of N `DenseLabels`. Args: gt_instances, see `label_anchors`."""
-        anchors, _, _ = self._dense_predictions(predictions[0], predictions)
+        anchors, _, _ = self._dense_predictions(predictions)
         in_image = self._in_image(predictions[0], images.image_sizes) if self.ignore_padding else None
         labels = self.label_anchors(torch.cat(anchors), gt_instances, in_image)
         return [DenseLabels(*parts, None) for parts in zip(*labels)]
@@ -221,21 +222,22 @@ class DenseRetinaNet(DenseDetector):
             max_detections=self.max_detections_per_image,
         )
 
-    def _dense_predictions(self, features, predictions):
+    def _dense_predictions(self, predictions):
         """Of each level, float32: anchors (Hi*Wi*A, 4), logits (N, Hi*Wi*A, K), deltas (N, Hi*Wi*A, 4)."""
         logits, deltas = predictions
         return (
-            [boxes.tensor for boxes in self.anchor_generator(features)],
+            [boxes.tensor for boxes in self.anchor_generator(logits)],
             [permute_to_N_HWA_K(x, self.num_classes).float() for x in logits],
             [permute_to_N_HWA_K(x, 4).float() for x in deltas],
         )
 
-    def _in_image(self, features, image_sizes):
+    def _in_image(self, maps, image_sizes):
         """(N, R) bool: whether an anchor's cell belongs to the image by itself, without the padding of the batch."""
-        device, levels = features[0].device, []
+        device, levels = maps[0].device, []
         sizes = [[math.ceil(side / SIZE_DIVISOR) * SIZE_DIVISOR for side in size] for size in image_sizes]
-        for x, stride, num_anchors in zip(features, self.anchor_generator.strides, self.anchor_generator.num_anchors):
-            cells = -(-torch.tensor(sizes, device=device) // stride)
+        sizes = torch.tensor(sizes).to(device, non_blocking=True)
+        for x, stride, num_anchors in zip(maps, self.anchor_generator.strides, self.anchor_generator.num_anchors):
+            cells = -(-sizes // stride)
             rows, columns = (
                 torch.arange(length, device=device) < cells[:, axis, None] for axis, length in enumerate(x.shape[-2:])
             )

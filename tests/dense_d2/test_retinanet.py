@@ -178,6 +178,17 @@ def test_batch_normalizer_counts_at_least_one_an_image():
     assert model._normalizer(is_fg) == 5 and model._normalizer(is_fg[1:2]) == 1
 
 
+@pytest.mark.parametrize("kind, beta", BOX_LOSSES)
+def test_a_box_without_area_is_none(kind, beta):
+    boxes, classes = SOME
+    for empty in ([40.0, 40, 40, 40], [40.0, 10, 40, 60]):
+        found, expected = (
+            tiny(box_reg_loss_type=kind, smooth_l1_beta=beta).train()(batch(annotations, NONE))
+            for annotations in (([*boxes, empty], [*classes, 0]), SOME)
+        )
+        assert found == expected
+
+
 def test_padding_takes_no_part_where_asked_for():
     """The second image has 64 x 96 of 96 x 128 pixels."""
     model = tiny(ignore_padding=True).train()

@@ -12,7 +12,7 @@ from ....common.vfnet import lr_multiplier, optimizer, train, tta
 train.output_dir = "output/retinanet_focal"
 optimizer.params.update(weight_decay_bias=None, bias_lr_factor=1.0)  # biases are like weights
 
-# mmdetection's RetinaNet
+# mmdetection's RetinaNet; but at test each level's best are (anchor, class) pairs, as in Detectron2, not anchors
 model.backbone.bottom_up.stages.update(stride_in_1x1=False, norm="StatFrozenBN")
 model.backbone = L(VFNetFPN)(
     bottom_up=model.backbone.bottom_up, out_channels=256, top_in_feature="res5", relu_before_p7=False
