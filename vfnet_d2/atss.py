@@ -13,7 +13,7 @@ import torch
 
 from .points import broadcast_iou
 
-__all__ = ["BACKGROUND", "IGNORED", "ATSSAssigner"]
+__all__ = ["BACKGROUND", "IGNORED", "ATSSAssigner", "concatenate"]
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -49,11 +49,7 @@ class ATSSAssigner:
         Returns:
             (N, R) int64: an index into `torch.cat(gt_boxes)`, BACKGROUND or IGNORED.
         """
-        counts = [len(boxes) for boxes in gt_boxes]
-        boxes = torch.cat(list(gt_boxes)).float()
-        image = torch.arange(len(counts), device=boxes.device).repeat_interleave(
-            torch.tensor(counts, device=boxes.device), output_size=len(boxes)
-        )
+        boxes, image = concatenate(gt_boxes)
         ignored = self._ignored(grid, ignored_boxes)
         levels = [self._nearest(grid, level, boxes, image, ignored) for level in range(len(grid.sizes))]
         candidates, exists, sides = (torch.cat(parts, dim=-1) for parts in zip(*levels))
@@ -63,7 +59,7 @@ class ATSSAssigner:
         inside = torch.cat([points - boxes[:, None, :2], boxes[:, None, 2:] - points], dim=-1).amin(dim=-1) > 0.01
         kept = exists & inside & (iou >= _mean_plus_std(iou, exists)[:, None])
 
-        num_images, num_points = len(counts), len(grid.points)
+        num_images, num_points = len(gt_boxes), len(grid.points)
         matched = _best_box(image[:, None] * num_points + candidates, kept, iou, num_images * num_points)
         matched = matched.view(num_images, num_points)
         if ignored is not None:
@@ -99,12 +95,7 @@ class ATSSAssigner:
         """(N, R) bool, or None."""
         if ignored_boxes is None or self.ignore_iof_thresh is None:
             return None
-        sides = torch.cat(
-            [
-                torch.full((count,), float(self.anchor_scale * stride), device=grid.points.device)
-                for count, stride in zip(grid.num_points, grid.strides)
-            ]
-        )
+        sides = self.anchor_scale * grid.of_levels(grid.strides)
         anchors = _squares(grid.points, sides)[:, None]
         masks = []
         for boxes in ignored_boxes:
@@ -112,6 +103,12 @@ class ATSSAssigner:
             part = overlap.clamp(min=0).prod(dim=-1) / sides[:, None] ** 2
             masks.append((part > self.ignore_iof_thresh).any(dim=1))
         return torch.stack(masks)
+
+
+def concatenate(gt_boxes):
+    """Boxes of each image, (Mi, 4) -> those of the batch (M, 4) float32, and their image (M,)."""
+    images = [boxes.new_full((len(boxes),), i, dtype=torch.int64) for i, boxes in enumerate(gt_boxes)]
+    return torch.cat(list(gt_boxes)).float(), torch.cat(images)
 
 
 def _window(position, num_valid, size):

@@ -41,26 +41,23 @@ class FCOSAssigner:
             raise ValueError(
                 f"regress_ranges has {len(self.regress_ranges)} entries for {len(grid.sizes)} levels; give one a level"
             )
-        num_points = torch.tensor(grid.num_points, device=grid.points.device)
-        levels = [(low, high, self.center_radius * s) for (low, high), s in zip(self.regress_ranges, grid.strides)]
-        levels = torch.tensor(levels, dtype=torch.float32, device=grid.points.device)
-        levels = levels.repeat_interleave(num_points, dim=0, output_size=len(grid.points))
+        ranges = [grid.of_levels(bounds)[:, None] for bounds in zip(*self.regress_ranges)]
+        radius = self.center_radius * grid.of_levels(grid.strides)[:, None, None]
         matched, first = [], 0
         for boxes in gt_boxes:
-            matched.append(self._assign(grid.points, levels, boxes.float(), first))
+            matched.append(self._assign(grid.points, *ranges, radius, boxes.float(), first))
             first += len(boxes)
         return torch.stack(matched)
 
-    def _assign(self, points, levels, boxes, first):
+    def _assign(self, points, low, high, radius, boxes, first):
         """(R,) for one image, whose boxes have indices from `first` on."""
         if len(boxes) == 0:
             return torch.full((len(points),), BACKGROUND, device=points.device)
-        low, high, radius = (column[:, None] for column in levels.unbind(dim=1))
         nearest, farthest = _distances(points, boxes[:, :2], boxes[:, 2:])
         if self.center_sampling:
             center = (boxes[:, :2] + boxes[:, 2:]) / 2
-            upper_left = torch.max(center - radius[..., None], boxes[:, :2])
-            lower_right = torch.min(center + radius[..., None], boxes[:, 2:])
+            upper_left = torch.max(center - radius, boxes[:, :2])
+            lower_right = torch.min(center + radius, boxes[:, 2:])
             nearest, _ = _distances(points, upper_left, lower_right)
         allowed = (nearest > 0) & (farthest >= low) & (farthest <= high)
         area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)

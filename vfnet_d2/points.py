@@ -49,12 +49,16 @@ class PointGrid(NamedTuple):
             ]
             for image in padded
         ]
-        return cls(sizes, tuple(strides), torch.cat(points), torch.tensor(valid, device=device))
+        return cls(sizes, tuple(strides), torch.cat(points), torch.tensor(valid).to(device, non_blocking=True))
 
     @property
     def num_points(self):
         """Locations of each level."""
         return [height * width for height, width in self.sizes]
+
+    def of_levels(self, values):
+        """(R,) float32: of each location the number that `values` has for its level."""
+        return torch.cat([self.points.new_full((count,), value) for count, value in zip(self.num_points, values)])
 
     def is_valid(self):
         """(N, R) bool: whether a location lies in the part that the image covers by itself."""

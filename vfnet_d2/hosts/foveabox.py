@@ -106,13 +106,10 @@ class FoveaBox(VFNet):
     def forward_training(self, images, features, predictions, gt_instances):
         """Returns the losses; assignment, decoding and losses run in float32."""
         grid = self.make_grid(predictions, images.image_sizes)
-        device = grid.points.device
-        with torch.autocast(device_type=device.type, enabled=False):
+        with torch.autocast(device_type=grid.points.device.type, enabled=False):
             logits, ltrb, _, _ = flatten(predictions)
             gt_labels, gt_boxes = self.label_points(grid, gt_instances)
-            num_points = torch.tensor(grid.num_points, device=device)
-            units = torch.tensor(self.head.base_lengths, dtype=torch.float32, device=device)
-            units = units.repeat_interleave(num_points, output_size=len(grid.points))
+            units = grid.of_levels(self.head.base_lengths)
             return self.losses(grid.points, units, logits, ltrb, gt_labels, gt_boxes, images.image_sizes)
 
     def losses(self, points, units, logits, ltrb, gt_labels, gt_boxes, image_sizes):

@@ -7,7 +7,7 @@ Shapes: N images, R locations, M boxes of the whole batch.
 
 import torch
 
-from ..atss import BACKGROUND
+from ..atss import BACKGROUND, concatenate
 
 __all__ = ["PointAssigner"]
 
@@ -31,9 +31,7 @@ class PointAssigner:
         """See `ATSSAssigner`. Of several boxes a location gets the nearest, measured in its width and height."""
         if any(2 * fine != coarse for fine, coarse in zip(grid.strides, grid.strides[1:])):
             raise ValueError(f"strides are {grid.strides}; each has to be twice the one before")
-        boxes = torch.cat(list(gt_boxes)).float()
-        counts = torch.tensor([len(b) for b in gt_boxes], device=boxes.device)
-        image = torch.arange(len(gt_boxes), device=boxes.device).repeat_interleave(counts, output_size=len(boxes))
+        boxes, image = concatenate(gt_boxes)
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6)
 
@@ -51,8 +49,7 @@ class PointAssigner:
 
     def _nearest(self, grid, image, centers, sides):
         """(M,) index into R of the nearest location that the image covers."""
-        strides = torch.tensor(grid.strides, device=centers.device)
-        sizes = torch.tensor(grid.sizes, device=centers.device)
+        strides, sizes = (torch.tensor(x).to(centers.device, non_blocking=True) for x in (grid.strides, grid.sizes))
         first = sizes.prod(dim=1).cumsum(dim=0) - sizes.prod(dim=1)
         level = (sides / self.scale).log2().mean(dim=1).floor() - strides[0].log2()
         level = level.clamp(0, len(strides) - 1).long()

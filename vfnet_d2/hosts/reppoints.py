@@ -67,10 +67,7 @@ class RepPoints(VFNet):
             boxes, refined_boxes = ltrb_to_boxes(grid.points, ltrb), ltrb_to_boxes(grid.points, refined_ltrb)
             targets = self.label_points(grid, gt_instances)
             refined_targets = self.label_boxes(grid, boxes.detach(), gt_instances)
-            num_points = torch.tensor(grid.num_points, device=boxes.device)
-            strides = torch.tensor(grid.strides, device=boxes.device)
-            strides = strides.repeat_interleave(num_points, output_size=len(grid.points))
-            return self.losses(strides, logits, boxes, refined_boxes, targets, refined_targets)
+            return self.losses(grid.of_levels(grid.strides), logits, boxes, refined_boxes, targets, refined_targets)
 
     @torch.no_grad()
     def label_boxes(self, grid, boxes, gt_instances):
