@@ -4,7 +4,8 @@ from .hooks import EMA, SWA, SwitchOn
 from .launch import launch
 from .optim import CosineCycles, WarmupCosine, WarmupMultiStep, param_groups
 from .step import StepTrainer
-from .trainer import LazyTrainer, YacsTrainer
+from .trainer import LazyTrainer
+from .yacs_trainer import YacsTrainer
 
 __all__ = [
     "EMA",

@@ -1,4 +1,4 @@
-"""DefaultTrainer for LazyConfigs, and for yacs configs with the optimizer in the checkpoint.
+"""DefaultTrainer for LazyConfigs, with the optimizer in the checkpoint.
 
 `LazyTrainer` is a DefaultTrainer whose parts are instantiated from the sections of a LazyConfig (model, dataset, dataloader,
 optimizer, lr_multiplier, train, tta) instead of built from yacs keys. It skips DefaultTrainer's constructor, which reads those
@@ -24,7 +24,7 @@ from ..check_data import check_before_training
 from ..checkpoint import DenseCheckpointer
 from ..config import dump_config
 from ..errors import UserError
-from ..evaluation import FastCOCOEvaluator, TimedModel, evaluate, float_results, write_results
+from ..evaluation import TimedModel, evaluate, float_results, write_results
 from ..modeling.fuse import fuse_conv_bn
 from ..modeling.tta import MultiScaleTTA
 from ..visualize import plot_training_curve, save_comparisons
@@ -32,7 +32,7 @@ from .hooks import evaluation_weights
 from .run_folder import checkpoint_to_evaluate, evaluation_folder, previous_seed, refuse_used_folder
 from .step import StepTrainer, amp_dtype
 
-__all__ = ["LazyTrainer", "YacsTrainer", "checkpoint_meta"]
+__all__ = ["LazyTrainer", "SavesOptimizer", "checkpoint_meta"]
 
 logger = logging.getLogger(__name__)
 
@@ -254,41 +254,6 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
             except Exception:  # a picture is no reason to lose a run
                 logger.exception("Could not draw the detections in %s", detections)
         return float_results(results)
-
-
-class YacsTrainer(SavesOptimizer, DefaultTrainer):
-    """Stock DefaultTrainer for `configs/yacs`, with our checkpoint reader and evaluator."""
-
-    def __init__(self, cfg, resume=False):
-        refuse_used_folder(cfg.OUTPUT_DIR, resume)
-        check_before_training(cfg)
-        super().__init__(cfg)
-        meta = checkpoint_meta(cfg, cfg.DATASETS.TRAIN)
-        self.checkpointer = DenseCheckpointer(self.model, cfg.OUTPUT_DIR, meta=meta, trainer=weakref.proxy(self))
-        for hook in self._hooks:
-            if isinstance(hook, hooks.PeriodicCheckpointer):
-                hook.checkpointer = self.checkpointer
-
-    @staticmethod
-    def setup(cfg, args):
-        if args.eval_only:
-            cfg.MODEL.WEIGHTS = checkpoint_to_evaluate(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume)
-            cfg.OUTPUT_DIR = evaluation_folder(cfg.OUTPUT_DIR)
-        else:
-            refuse_used_folder(cfg.OUTPUT_DIR, args.resume)
-        default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dense_d2")
-
-    @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
-        return FastCOCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
-
-    @classmethod
-    def evaluate_checkpoint(cls, cfg):
-        model = cls.build_model(cfg)
-        meta = checkpoint_meta(cfg, cfg.DATASETS.TEST)
-        DenseCheckpointer(model, meta=meta).load(cfg.MODEL.WEIGHTS, checkpointables=[], whole=True)
-        return cls.test(cfg, model)
 
 
 def checkpoint_meta(cfg, dataset_names):
