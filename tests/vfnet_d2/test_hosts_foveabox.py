@@ -93,6 +93,12 @@ def test_images_of_a_batch_and_errors():
         FoveaAssigner(scale_ranges=[(1, 64)])(grid, boxes)
 
 
+def test_the_padding_of_a_batch_is_background():
+    model, gt = tiny_foveabox(cls_loss=FocalLoss()), [x["instances"] for x in batch(ONE, NONE)]
+    labels, _ = model.label_points(make_grid([(96, 128), (32, 32)]), gt)
+    assert (labels[0] == 0).any() and (labels[1] == 3).all()
+
+
 def test_shapes_and_start_of_the_head():
     head, features = tiny_head(), feature_maps()
     predictions = head(features)
