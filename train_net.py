@@ -8,7 +8,8 @@ torchrun --nproc-per-node 8 train_net.py --config-file ...        srun python tr
 
 import sys
 
-import vfnet_d2  # noqa: F401  (registration: yacs files find the detectors by name)
+import asff_d2  # noqa: F401  (registration: yacs files find the detectors by name)
+import vfnet_d2  # noqa: F401
 import yolof_d2  # noqa: F401
 import yolox_d2  # noqa: F401
 from dense_d2.config import load_config

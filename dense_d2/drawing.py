@@ -47,8 +47,9 @@ def draw_boxes(image_rgb, boxes: Boxes, colour_idxs, labels, panel_side=PANEL) -
 
 
 def _outline(draw, box, colour, size):
-    x1, y1 = max(box[0], 0), max(box[1], 0)
-    x2, y2 = max(min(box[2], size[0] - 1), x1), max(min(box[3], size[1] - 1), y1)
+    x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], size[0] - 1), min(box[3], size[1] - 1)
+    if not (x1 <= x2 and y1 <= y2):  # outside, or not a number, which PIL would draw for minutes
+        return
     draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=5)  # a dark rim shows on any background
     draw.rectangle((x1, y1, x2, y2), outline=colour, width=3)
 

@@ -37,6 +37,10 @@ def test_only_compat_compares_versions(path):
     assert not compared
 
 
+def test_train_net_registers_all_papers():
+    assert set(PAPERS) <= set(imported_roots(ROOT / "train_net.py"))
+
+
 def test_the_walk_sees_the_sources():
     assert ROOT / "dense_d2" / "compat.py" in SOURCES
     assert set(imported_roots(ROOT / "dense_d2" / "config.py")) >= {"detectron2", "omegaconf", "yaml"}

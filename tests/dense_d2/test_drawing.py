@@ -2,6 +2,11 @@
 
 from dense_d2 import drawing
 
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes
+
 
 def test_labels_stay_inside_and_apart():
     taken = []
@@ -16,3 +21,12 @@ def test_labels_stay_inside_and_apart():
 
 def test_many_classes_have_many_colours():
     assert len({drawing.colour_of(k) for k in range(80)}) > 75
+
+
+@pytest.mark.parametrize(
+    "sides", [(5.0, 5.0, 9.0, 9.0), (-9.0, 1.0, -5.0, 2.0), (-np.inf, 1.0, np.nan, 2.0), (np.inf, 1.0, np.inf, 2.0)]
+)
+def test_boxes_outside_or_not_a_number_leave_no_trace(sides):
+    """A network that diverges makes them; PIL takes a NaN for a line of billions of pixels."""
+    panel = drawing.draw_boxes(np.zeros((4, 4, 3), np.uint8), Boxes(torch.tensor([sides])), torch.tensor([0]), [""], 4)
+    assert not np.asarray(panel).any()
