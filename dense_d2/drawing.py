@@ -32,26 +32,28 @@ def draw_boxes(image_rgb, boxes: Boxes, colour_idxs, labels, panel_side=PANEL) -
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     panel = Image.fromarray(np.ascontiguousarray(image_rgb)).resize(size, Image.BICUBIC)
     draw, font = ImageDraw.Draw(panel), load_font(FONT_SIZE)
-    scaled = (boxes.tensor * scale).tolist()
-    for box, c in reversed(list(zip(scaled, colour_idxs.tolist()))):
-        _outline(draw, box, colour_of(c), size)
+    visible = []
+    for box, c, label in zip((boxes.tensor * scale).tolist(), colour_idxs.tolist(), labels):
+        box = max(box[0], 0), max(box[1], 0), min(box[2], size[0] - 1), min(box[3], size[1] - 1)
+        if box[0] <= box[2] and box[1] <= box[3]:  # a NaN is left out, too: PIL would draw it for minutes
+            visible.append((box, colour_of(c), label))
+    for box, colour, _ in reversed(visible):
+        _outline(draw, box, colour)
     taken: List[Tuple[float, float, float, float]] = []
-    for box, c, label in zip(scaled, colour_idxs.tolist(), labels):
+    for box, colour, label in visible:
         place = _place_label(box, draw.textbbox((0, 0), label, font=font, anchor="lt"), size, taken)
         if place is None:  # no free place: in a crowd, boxes without words are clearer
             continue
         taken.append(place)
-        draw.rectangle(place, fill=colour_of(c))
+        draw.rectangle(place, fill=colour)
         draw.text((place[0] + 3, (place[1] + place[3]) / 2), label, font=font, fill="black", anchor="lm")
     return panel
 
 
-def _outline(draw, box, colour, size):
-    x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], size[0] - 1), min(box[3], size[1] - 1)
-    if not (x1 <= x2 and y1 <= y2):  # outside, or not a number, which PIL would draw for minutes
-        return
+def _outline(draw, box, colour):
+    x1, y1, x2, y2 = box
     draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=5)  # a dark rim shows on any background
-    draw.rectangle((x1, y1, x2, y2), outline=colour, width=3)
+    draw.rectangle(box, outline=colour, width=3)
 
 
 def _place_label(box, text_box, size, taken) -> Optional[Tuple[float, float, float, float]]:

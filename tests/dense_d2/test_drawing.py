@@ -28,5 +28,5 @@ def test_many_classes_have_many_colours():
 )
 def test_boxes_outside_or_not_a_number_leave_no_trace(sides):
     """A network that diverges makes them; PIL takes a NaN for a line of billions of pixels."""
-    panel = drawing.draw_boxes(np.zeros((4, 4, 3), np.uint8), Boxes(torch.tensor([sides])), torch.tensor([0]), [""], 4)
+    panel = drawing.draw_boxes(np.zeros((4, 4, 3), np.uint8), Boxes(torch.tensor([sides])), torch.tensor([0]), ["a"], 4)
     assert not np.asarray(panel).any()
