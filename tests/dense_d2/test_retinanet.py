@@ -154,18 +154,18 @@ def test_quality_is_the_iou_of_the_decoded_box():
 
     model = tiny(cls_loss=spy).train()
     nn.init.zeros_(model.head.bbox_pred.weight)
-    nn.init.zeros_(model.head.bbox_pred.bias)
+    model.head.bbox_pred.bias.data.copy_(torch.tensor([0.25, 0.0, 0.0, 0.0] * 2))
     inputs = batch(SOME, NONE)
     model(inputs)["loss_cls"].backward()
     labels, quality = seen["labels"], seen["quality"]
     assert labels.shape == quality.shape and not quality.requires_grad
     is_fg = (labels >= 0) & (labels < 3)
     assert not quality[~is_fg].any() and not is_fg[1].any() and is_fg.any()
-    # zero deltas leave the anchors as they are: the typed-out IoU of the first foreground anchor and its box
+    # all anchors move to the right by a quarter of their width: the typed-out IoU of the first foreground one and its box
     features = [torch.zeros(1, 8, 96 // s, 128 // s) for s in STRIDES.values()]
     anchors = torch.cat([boxes.tensor for boxes in model.anchor_generator(features)])
     idx = is_fg[0].nonzero()[0, 0]
-    x1, y1, x2, y2 = anchors[idx].tolist()
+    x1, y1, x2, y2 = (anchors[idx] + (anchors[idx, 2] - anchors[idx, 0]) / 4 * torch.tensor([1, 0, 1, 0])).tolist()
     gt = SOME[0][SOME[1].index(labels[0, idx].item())]
     overlap = (min(x2, gt[2]) - max(x1, gt[0])) * (min(y2, gt[3]) - max(y1, gt[1]))
     union = (x2 - x1) * (y2 - y1) + (gt[2] - gt[0]) * (gt[3] - gt[1]) - overlap
@@ -200,12 +200,15 @@ def test_padding_takes_no_part_where_asked_for():
     assert p4.view(6, 8)[:4, :6].all() and p4.sum() == 24
     assert p5.view(3, 4)[:2, :3].all() and p5.sum() == 6
     anchors = torch.cat([boxes.tensor for boxes in model.anchor_generator(features)])
-    gt = [x["instances"] for x in batch(SOME, ([[50.0, 20, 96, 64]], [1]))]
+    inputs = batch(SOME, ([[50.0, 20, 96, 64]], [1]))
+    gt = [x["instances"] for x in inputs]
     everywhere, _ = model.label_anchors(anchors, gt)
     labels, _ = model.label_anchors(anchors, gt, inside)
     assert torch.equal(labels[0], everywhere[0])
     assert (labels[1][~inside[1]] == -1).all() and (labels[1] == 1).any()
     assert torch.equal(labels[1][inside[1]], everywhere[1][inside[1]])
+    model.cls_loss = lambda logits, found, quality: logits.sum() * torch.equal(found, labels)
+    assert model(inputs)["loss_cls"] != 0
 
 
 def test_the_best_anchor_of_a_box_may_overlap_another_more():

@@ -1,0 +1,64 @@
+"""Rows of the paper's Tables 2 and 3, and RetinaNet's of Table 5, which has no other test of its settings."""
+
+import os
+
+from dense_d2.config import load_config
+from dense_d2.modeling.frozen_norm import StatFrozenBN
+from dense_d2.modeling.retinanet import BestOfBoxMatcher
+from vfnet_d2.varifocal_loss import FocalLoss, QualityFocalLoss, VarifocalLoss
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+ROWS = os.path.join(os.path.dirname(__file__), "..", "..", "configs/vfnet/ablation")
+TABLE2 = {  # gamma, alpha, weighted by the IoU
+    "gamma1_0_alpha0_50": (1.0, 0.5, True),
+    "gamma1_5_alpha0_75": (1.5, 0.75, True),
+    "gamma2_0_alpha0_75": (2.0, 0.75, True),
+    "gamma2_0_alpha0_75_unweighted": (2.0, 0.75, False),
+    "gamma2_5_alpha1_25": (2.5, 1.25, True),
+    "gamma3_0_alpha1_00": (3.0, 1.0, True),
+}
+TABLE3 = {  # star convolution, refinement, centerness, loss, weight of the first boxes
+    "fcos_atss": (False, False, True, FocalLoss, 2.0),
+    "raw_focal": (False, False, False, FocalLoss, 2.0),
+    "raw_varifocal": (False, False, False, VarifocalLoss, 2.0),
+    "star": (True, False, False, VarifocalLoss, 2.0),
+    "full": (True, True, False, VarifocalLoss, 1.5),
+}
+
+
+def load(row):
+    cfg = load_config(os.path.join(ROWS, f"{row}.py"))
+    with torch.device("meta"):
+        return cfg, instantiate(cfg.model)
+
+
+@pytest.mark.parametrize("row", TABLE2)
+def test_table2(row):
+    loss = load(f"table2/{row}")[1].cls_loss
+    assert (loss.gamma, loss.alpha, loss.iou_weighted) == TABLE2[row]
+
+
+@pytest.mark.parametrize("row", TABLE3)
+def test_table3(row):
+    model = load(f"table3/{row}")[1]
+    head = model.head
+    found = (head.star_conv, head.refine, head.centerness, type(model.cls_loss), model.box_loss_weight)
+    assert found == TABLE3[row]
+
+
+@pytest.mark.parametrize(
+    "row, loss", [("focal", FocalLoss), ("quality_focal", QualityFocalLoss), ("varifocal", VarifocalLoss)]
+)
+def test_retinanet_of_table5(row, loss):
+    cfg, model = load(f"table5/retinanet_{row}")
+    assert type(model.cls_loss) is loss and type(model.anchor_matcher) is BestOfBoxMatcher
+    assert not model.uses_ema and model.ignore_padding and model.smooth_l1_beta == 0
+    bottom_up, top_block = model.backbone.bottom_up, model.backbone.top_block
+    assert top_block.in_feature == "res5" and not top_block.relu_before_p7
+    assert type(bottom_up.res3[0].conv2.norm) is StatFrozenBN and bottom_up.res3[0].conv2.stride == (2, 2)
+    assert cfg.dataloader.test.mapper.image_format == model.input_format == "RGB"
+    cfg.optimizer.params.model = model
+    assert [(g["lr"], g["weight_decay"]) for g in instantiate(cfg.optimizer).param_groups] == [(0.01, 1e-4)]
