@@ -1,5 +1,6 @@
 """The meta-architecture on a network of seconds."""
 
+from dense_d2.errors import UserError
 from tests.asff_d2.tiny import batch, tiny_asff
 
 import pytest
@@ -125,6 +126,15 @@ def test_detections():
 def test_one_class_a_row():
     model = tiny_asff(test_score_thresh=0.0, test_nms_thresh=1.0, max_detections_per_image=10**6).eval()
     assert len(model(batch(([], [])))[0]["instances"]) == 4 * (8 * 12 + 4 * 6 + 2 * 3)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_smoothed_labels_of_few_classes_are_an_error(num_classes):
+    """1 - 1/K is no more than 1/K there; the one class of a data set would learn the target 0."""
+    with pytest.raises(UserError, match="model.label_smoothing=false"):
+        tiny_asff(num_classes)
+    losses = tiny_asff(num_classes, label_smoothing=False).train()(batch(([LARGE, SMALL], [0, num_classes - 1])))
+    assert all(torch.isfinite(value) for value in losses.values()) and losses["loss_cls"] > 0
 
 
 @pytest.mark.parametrize("wrong", [{"num_classes": 4}, {"mixup_weight": "some"}])
