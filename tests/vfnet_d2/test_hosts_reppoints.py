@@ -227,6 +227,7 @@ def test_row_of_the_paper():
     with torch.device("meta"):
         model = cfg.optimizer.params.model = instantiate(cfg.model)
     assert sum(p.numel() for p in model.head.parameters()) == 5_341_558
+    assert model.backbone.top_block.in_feature == "res5" and not model.backbone.top_block.relu_before_p7
     weights = [p for p in tiny_head().parameters() if p.ndim == 4]
     assert len(weights) == 8 and all(0.008 < p.std() < 0.012 for p in weights)
     assert len(instantiate(cfg.optimizer).param_groups) == 1  # no rule for biases
