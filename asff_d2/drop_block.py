@@ -3,9 +3,11 @@
 Source: Ghiasi et al. 2018; the schedule and the details are those of ASFF's released code.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 from torch import nn
 
 __all__ = ["DropBlock", "DropBlockSchedule"]
@@ -25,6 +27,7 @@ class DropBlock(nn.Module):
         super().__init__()
         self.keep_prob = keep_prob
         self.block_size, self.width = None, None
+        self.seed = None  # of the next draw; None: the global generator
 
     def reset(self, block_size, width=None):
         """Args: block_size in cells, odd, or None for off; width in cells of the map that the rate is computed for."""
@@ -43,7 +46,11 @@ class DropBlock(nn.Module):
             return x
         if self.width is None:
             self.width = x.shape[-1]
-        centers = (torch.rand(x.shape, device=x.device) < self.rate()).to(x.dtype)
+        generator = None
+        if self.seed is not None:
+            generator = torch.Generator(x.device).manual_seed(self.seed)
+            self.seed += 1  # another one for the next part of an accumulated batch
+        centers = (torch.rand(x.shape, device=x.device, generator=generator) < self.rate()).to(x.dtype)
         mask = 1 - F.max_pool2d(centers, self.block_size, stride=1, padding=self.block_size // 2)
         return x * mask * (mask.numel() / mask.sum(dtype=torch.float32)).to(x.dtype)
 
@@ -54,13 +61,17 @@ class DropBlock(nn.Module):
 class DropBlockSchedule(HookBase):
     """Sets the block sizes of all `DropBlock` modules of the model; for `train.hooks`.
 
+    What they draw depends on seed, process and iteration alone, so that a resumed run draws alike.
+
     Args:
         starts: iterations at which a phase begins, ascending; before the first one nothing is dropped.
         block_sizes: one list a phase: sizes in the order in which the model holds its DropBlocks (the neck of YOLOv3 from
             stride 32 to stride 8).
+        seed: of the draws.
     """
 
-    def __init__(self, starts, block_sizes):
+    def __init__(self, starts, block_sizes, seed=0):
+        self.seed = seed
         self.starts, self.block_sizes = list(starts), [list(sizes) for sizes in block_sizes]
         if len(self.starts) != len(self.block_sizes) or self.starts != sorted(self.starts):
             raise ValueError(
@@ -87,6 +98,9 @@ class DropBlockSchedule(HookBase):
             self.phase = phase
             for block, size in zip(self.blocks, self.block_sizes[phase - 1] if phase else [None] * len(self.blocks)):
                 block.reset(size)
+        for index, block in enumerate(self.blocks):
+            words = np.random.SeedSequence((self.seed, comm.get_rank(), self.trainer.iter, index))
+            block.seed = int(words.generate_state(1)[0])
 
     def state_dict(self):
         return {"phase": self.phase, "widths": [block.width for block in self.blocks]}

@@ -13,7 +13,7 @@ from ..common.models.asff import model
 train.output_dir = "output/asff_darknet53_asff_star"
 train.max_iter = 451 * 1848
 train.hooks.drop_block = L(DropBlockSchedule)(
-    starts=[5 * 1848, 80 * 1848, 150 * 1848], block_sizes=[[1, 3, 5], [3, 5, 7], [7, 7, 7]]
+    starts=[5 * 1848, 80 * 1848, 150 * 1848], block_sizes=[[1, 3, 5], [3, 5, 7], [7, 7, 7]], seed="${train.seed}"
 )
 model.backbone.compress_channels = 8
 model.backbone.bottom_up.drop_blocks = [

@@ -73,6 +73,24 @@ def test_schedule_and_resuming():
     assert run(resumed, model, [4]) == [[3, 5]] and model[0].width == 16
 
 
+def test_a_resumed_run_draws_alike():
+    def draws(iterations, parts=1):
+        model = nn.Sequential(DropBlock(keep_prob=0.5), DropBlock(keep_prob=0.5))
+        hook = DropBlockSchedule(starts=[0], block_sizes=[[1, 1]], seed=4)
+        hook.trainer = types.SimpleNamespace(model=model, iter=0)
+        hook.before_train()
+        found = []
+        for hook.trainer.iter in iterations:
+            hook.before_step()
+            found += [
+                tuple((block(torch.ones(1, 1, 8, 8)) > 0).flatten().tolist()) for block in model for _ in range(parts)
+            ]
+        return found
+
+    assert draws([0, 1, 2])[2 * 2 :] == draws([2])
+    assert len(set(draws([0, 1, 2], parts=2))) == 3 * 2 * 2  # each iteration, module and part for itself
+
+
 def test_schedule_errors():
     with pytest.raises(ValueError, match="ascending"):
         DropBlockSchedule(starts=[5, 1], block_sizes=[[1], [3]])
