@@ -56,10 +56,10 @@ def test_default_ranges_put_sizes_on_levels():
 
 def test_centre_sampling_is_cut_to_the_box():
     grid = grid_of(64, 64)
-    boxes = torch.tensor([[0.0, 0, 64, 64]])
+    boxes = torch.tensor([[0.0, 0, 68, 68]])
     near = FCOSAssigner(center_sampling=True, **ONE_LEVEL)(grid, [boxes]).view(8, 8)
     expected = torch.full((8, 8), -1)
-    expected[3:5, 3:5] = 0  # within 12 pixels of (32, 32), exclusive: 28 and 36
+    expected[3:6, 3:6] = 0  # within 12 pixels of (34, 34): 28, 36 and 44
     assert torch.equal(near, expected)
     thin = torch.tensor([[0.0, 29, 64, 35]])  # no location of rows 28 and 36 lies in it
     assert (FCOSAssigner(center_sampling=True, **ONE_LEVEL)(grid, [thin]) == BACKGROUND).all()

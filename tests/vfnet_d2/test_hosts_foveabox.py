@@ -154,8 +154,10 @@ def test_losses_against_a_restatement():
     torch.manual_seed(3)
     for layer in (model.head.conv_cls, model.head.conv_reg):
         torch.nn.init.normal_(layer.weight, std=0.3)
-    # one of 12 x 10 pixels is nearer than a sixteenth of the base length to its sides
-    gt = [x["instances"] for x in batch(([[10.0, 10, 60, 70], [30.0, 5, 120, 90], [0.5, 8.5, 12, 20]], [1, 2, 0]), ONE)]
+    # one is 3 pixels wide: nearer to its left side than a sixteenth of the base length
+    gt = [
+        x["instances"] for x in batch(([[10.0, 10, 60, 70], [30.0, 5, 120, 90], [3.05, 10, 6.05, 70]], [1, 2, 0]), ONE)
+    ]
     sizes = [(96, 128), (80, 100)]
     features = feature_maps()
     predictions = model.head(features)

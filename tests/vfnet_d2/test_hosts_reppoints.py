@@ -166,6 +166,12 @@ def test_losses_add_up_by_hand():
     assert losses["loss_cls"].item() == pytest.approx(expected.item())
 
 
+def test_errors_count_in_the_unit_of_their_level():
+    model = tiny_reppoints().train()
+    model.losses = lambda strides, *_: strides.tolist()
+    assert model(batch(NONE)) == 192 * [8] + 48 * [16] + 12 * [32] + 4 * [64] + [128]
+
+
 def test_the_second_stage_is_assigned_by_the_first_boxes():
     model = tiny_reppoints(num_classes=3)
     assigner, seen = model.refine_assigner, []
@@ -216,6 +222,7 @@ def test_detections_are_the_refined_boxes():
         (labels,) = model.label_dense(images, predictions, [instances([[8.0, 16, 20, 24]], [2], (64, 64))])
     # stride 8, location (8, 0): x = 8 + 8 * (2.5 +- 1.5), y = 8 * (3 +- 1.5)
     torch.testing.assert_close(dense.boxes[1], torch.tensor([16.0, 12, 40, 36]))
+    torch.testing.assert_close(dense.boxes[64 + 1], torch.tensor([32.0, 24, 80, 72]))  # stride 16, location (16, 0)
     # by the first boxes, which have no area: all are as far from the one box
     assert (labels.classes == 2).all() and labels.boxes.unique(dim=0).tolist() == [[8, 16, 20, 24]]
     (output,) = model([sample])
