@@ -10,7 +10,6 @@ are XYXY in pixels of the network input.
 
 from functools import partial
 
-from dense_d2.errors import UserError
 from dense_d2.modeling.dense_detector import DenseDetector, log_scalar
 from dense_d2.modeling.dense_prediction import DenseLabels, DensePrediction
 from dense_d2.modeling.losses import iou_loss as box_iou_loss
@@ -96,11 +95,6 @@ class ASFF(DenseDetector):
             raise ValueError(f"head_in_features have strides {strides}, anchors.strides is {anchors.level_strides}")
         if mixup_weight not in MIXUP_WEIGHTS:
             raise ValueError(f"mixup_weight={mixup_weight!r} is not known; use one of {MIXUP_WEIGHTS}")
-        if label_smoothing and num_classes < 3:
-            raise UserError(
-                f"label_smoothing=True gives the right class of {num_classes} the target {1 - 1 / num_classes:g} and others "
-                f"{1 / num_classes:g}: the classes would not be learned. Set model.label_smoothing=false."
-            )
         self.anchors = anchors
         self.iou_loss = iou_loss
         self.detach_anchors = detach_anchors

@@ -9,6 +9,8 @@ the order of the images and their boxes. A row below is an index into the N*R ro
 
 from typing import NamedTuple
 
+from dense_d2.errors import UserError
+
 import torch
 import torch.nn.functional as F
 from torchvision.ops import box_iou
@@ -83,6 +85,15 @@ def assign(
     Returns:
         Targets.
     """
+    if label_smoothing and num_classes < 3:
+        raise UserError(
+            f"label_smoothing=True gives the right class of {num_classes} the target {1 - 1 / num_classes:g}, others "
+            f"{1 / num_classes:g}: no class would be learned. Set model.label_smoothing=false."
+        )
+    if adjacent_ignore is not None and adjacent_ignore < 0:
+        raise UserError(
+            f"adjacent_ignore={adjacent_ignore}; use null for off, 0 for the cell of the centre, or a share."
+        )
     num_images, num_rows = pred_boxes.shape[:2]
     levels, rows, shape_rows, shape_idxs = _choose_slots(anchors, grid, anchor_wh, gt)
     order = torch.arange(len(rows), device=rows.device)

@@ -129,12 +129,18 @@ def test_one_class_a_row():
 
 
 @pytest.mark.parametrize("num_classes", [1, 2])
-def test_smoothed_labels_of_few_classes_are_an_error(num_classes):
+def test_training_few_classes_with_smoothed_labels_is_an_error(num_classes):
     """1 - 1/K is no more than 1/K there; the one class of a data set would learn the target 0."""
+    inputs = batch(([LARGE, SMALL], [0, num_classes - 1]))
     with pytest.raises(UserError, match="model.label_smoothing=false"):
-        tiny_asff(num_classes)
-    losses = tiny_asff(num_classes, label_smoothing=False).train()(batch(([LARGE, SMALL], [0, num_classes - 1])))
+        tiny_asff(num_classes).train()(inputs)
+    losses = tiny_asff(num_classes, label_smoothing=False).train()(inputs)
     assert all(torch.isfinite(value) for value in losses.values()) and losses["loss_cls"] > 0
+
+
+def test_a_negative_adjacent_region_is_an_error():
+    with pytest.raises(UserError, match="null for off"):
+        tiny_asff(adjacent_ignore=-1.0).train()(batch(([LARGE], [1])))
 
 
 @pytest.mark.parametrize("wrong", [{"num_classes": 4}, {"mixup_weight": "some"}])
