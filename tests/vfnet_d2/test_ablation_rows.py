@@ -1,5 +1,7 @@
 """Rows of the paper's Tables 2 and 3, and RetinaNet's of Table 5, which has no other test of its settings."""
 
+import inspect
+import json
 import os
 
 from dense_d2.config import load_config
@@ -10,6 +12,7 @@ from vfnet_d2.varifocal_loss import FocalLoss, QualityFocalLoss, VarifocalLoss
 import pytest
 import torch
 from detectron2.config import instantiate
+from omegaconf import OmegaConf
 
 ROWS = os.path.join(os.path.dirname(__file__), "..", "..", "configs/vfnet/ablation")
 TABLE2 = {  # gamma, alpha, weighted by the IoU
@@ -62,3 +65,17 @@ def test_retinanet_of_table5(row, loss):
     assert cfg.dataloader.test.mapper.image_format == model.input_format == "RGB"
     cfg.optimizer.params.model = model
     assert [(g["lr"], g["weight_decay"]) for g in instantiate(cfg.optimizer).param_groups] == [(0.01, 1e-4)]
+
+
+@pytest.mark.parametrize("host", ["atss", "foveabox", "reppoints"])
+def test_configs_spell_out_the_defaults(host):
+    model = OmegaConf.to_container(load_config(os.path.join(ROWS, f"table5/{host}_focal.py")).model, resolve=True)
+    checked = 0
+    for node in (model, model["head"], model["assigner"], model.get("refine_assigner")):
+        parameters = {} if node is None else inspect.signature(node["_target_"]).parameters
+        for name in set(parameters) & set(node or {}):
+            default = parameters[name].default
+            if default is not inspect.Parameter.empty:
+                assert node[name] == json.loads(json.dumps(default)), name
+                checked += 1
+    assert checked >= 11

@@ -96,8 +96,11 @@ def test_names_and_sizes_are_those_of_the_released_head():
 
 def test_parts_can_be_left_out():
     assert tiny_head(refine=False)(make_features()).refined_ltrb is None
-    raw = tiny_head(star_conv=False, refine=False, centerness=True)(make_features())
+    head = tiny_head(star_conv=False, refine=False, centerness=True)
+    raw = head(make_features())
     assert raw.refined_ltrb is None and [tuple(x.shape) for x in raw.centerness][:2] == [(1, 1, 5, 6), (1, 1, 4, 5)]
+    head.reg_convs[0].conv.weight.data.neg_()
+    assert torch.equal(head(make_features()).centerness[0], raw.centerness[0])  # it belongs to the classes' tower
     with pytest.raises(ValueError, match="needs the features of star_conv"):
         tiny_head(star_conv=False)
     with pytest.raises(ValueError, match="bbox_norm is 'relu'"):

@@ -153,13 +153,13 @@ def test_a_positive_far_from_its_box_stays_a_positive():
 
 
 def test_centerness_is_target_and_weight_of_the_baseline():
-    model = tiny_vfnet(num_classes=2, head=tiny_head(2, **RAW, centerness=True))
-    points, gt_boxes = torch.zeros(1, 2), torch.tensor([[[-1.0, -4, 4, 4]]])
-    ltrb = torch.tensor([[[1.0, 4, 4, 0]]])  # IoU 1/2
-    centerness = torch.full((1, 1, 1), 2.0)
-    losses = model.losses(points, torch.zeros(1, 1, 2), ltrb, None, centerness, torch.tensor([[0]]), gt_boxes)
+    model = tiny_vfnet(num_classes=2, head=tiny_head(2, **RAW, centerness=True), box_loss_weight=3.0)
+    points, gt_boxes = torch.zeros(2, 2), torch.tensor([[[-1.0, -4, 4, 4], [0.0, 0, 0, 0]]])
+    ltrb = torch.tensor([[[1.0, 4, 4, 0], [9.0, 9, 9, 9]]])  # IoU 1/2, and a background
+    centerness = torch.full((1, 2, 1), 2.0)
+    losses = model.losses(points, torch.zeros(1, 2, 2), ltrb, None, centerness, torch.tensor([[0, 2]]), gt_boxes)
     target = (1 / 4) ** 0.5
-    assert losses["loss_box_reg"].item() == pytest.approx(1.5 * 0.5 * target)
+    assert losses["loss_box_reg"].item() == pytest.approx(3.0 * 0.5 * target)
     expected = nn.functional.binary_cross_entropy_with_logits(torch.tensor(2.0), torch.tensor(target))
     assert losses["loss_centerness"].item() == pytest.approx(expected.item())
 
