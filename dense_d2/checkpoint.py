@@ -23,6 +23,8 @@ __all__ = ["CheckpointError", "DenseCheckpointer", "read_checkpoint", "rename_ke
 logger = logging.getLogger(__name__)
 
 _BOOKKEEPING = ("pixel_mean", "pixel_std", "loss_normalizer")
+# of Caffe2's ImageNet files: the classifier, and a bias of zeros before a norm
+_NO_TRUNK = re.compile(r"fc1000\.|stem\.conv1\.bias$")
 
 
 class DenseCheckpointer(DetectionCheckpointer):
@@ -147,8 +149,7 @@ class DenseCheckpointer(DetectionCheckpointer):
         trunk = _scope(target, any) or "backbone."
         if caffe2:
             state = align_and_update_state_dicts(target, state, c2_conversion=True)
-            # the classifier, and a bias of zeros before a norm, have no place in a trunk
-            return rename_keys(state, lambda key: key if key in target else None), trunk
+            return rename_keys(state, lambda key: None if _NO_TRUNK.match(key) else key), trunk
         if set(state) != set(target):
             for convert in getattr(self.model, "released_formats", ()):
                 converted = convert(state)

@@ -130,3 +130,11 @@ def test_imagenet_weights_fill_the_trunk(tmp_path, kind, necks):
     scope = "backbone." + "bottom_up." * (necks + 1)
     for key, value in model.state_dict().items():
         assert torch.equal(value, trunk[key[len(scope) :]] if key.startswith(scope) else before[key]), key
+
+
+def test_imagenet_weights_of_a_deeper_trunk_are_an_error(tmp_path):
+    deep = detector(**{"backbone.bottom_up.stages": {"depth": 34, "base_channels": 8}}).backbone.bottom_up
+    content = {caffe2_name(key): value.numpy() for key, value in deep.state_dict().items()}
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=r"not in the model: res2\.2\."):
+        DenseCheckpointer(detector()).load(str(tmp_path / "R.pkl"))
