@@ -100,9 +100,10 @@ def test_view_is_what_the_detector_does():
     assert [activation.shape for activation in view.activations] == [(80, 144)] * 3
     with torch.no_grad():
         inputs = model.preprocess_image([sample]).tensor
-        _, weights, _ = model.backbone.fuse(model.backbone.bottom_up(inputs), return_weights=True)
-    finest = restore(weights["p3"][0].numpy(), (64, 96), (40, 72), (80, 144))
-    np.testing.assert_allclose(view.weights[2], finest, atol=1e-6)
+        _, weights, fused = model.backbone.fuse(model.backbone.bottom_up(inputs), return_weights=True)
+    for found, maps in ((view.weights, weights["p3"]), ([x[None] for x in view.activations], fused["p3"].sum(1)[None])):
+        finest = restore(maps[0].numpy(), (64, 96), (40, 72), (80, 144))
+        np.testing.assert_allclose(found[2], finest, rtol=1e-5, atol=1e-6)
 
 
 def test_another_detector_with_the_neck(tmp_path):

@@ -145,15 +145,17 @@ def test_adjacent_cells_by_hand():
     anchors, grid = make_anchors()
     gt = gather_ground_truth([instances([], [], SIZE), instances([[10, 26, 70, 86]], [2], SIZE)])
     counts = []
-    for eps in (0, 0.2, 0.5):
+    for eps in (0, 0.15, 0.2, 0.5):
         cells = adjacent_cells(grid, STRIDES, torch.tensor([1]), gt, 2, eps)
         assert not cells[0].any()
         fine, own, coarse = cells[1].split([12 * 20, 6 * 10, 3 * 5])
         fine, coarse = fine.view(12, 20), coarse.view(3, 5)
         assert not own.any() and fine[7, 5] and coarse[1, 1]
         counts.append((int(fine.sum()), int(coarse.sum())))
-    # eps 0.2: within 6 pixels of the centre; 0.5: within 15
-    assert counts == [(1, 1), (4, 1), (16, 1)]
+    # eps 0.15: within 4.5 pixels of the centre; 0.2: within 6; 0.5: within 15
+    assert counts == [(1, 1), (4, 1), (4, 1), (16, 1)]
+    cells = adjacent_cells(grid, STRIDES, torch.tensor([0]), gt, 2, 0.5)[1]  # two levels away is not adjacent
+    assert [bool(part.any()) for part in cells.split([12 * 20, 6 * 10, 3 * 5])] == [False, True, False]
 
 
 def test_adjacent_rows_are_ignored_but_not_other_positives():
