@@ -41,8 +41,9 @@ def test_padding_is_the_mean_colour():
 
 def test_memory_format():
     images = [{"image": torch.zeros(3, 4, 4)}]
-    assert detector().preprocess_image(images).tensor.is_contiguous(memory_format=torch.channels_last)
-    assert detector(channels_last=False).preprocess_image(images).tensor.is_contiguous()
+    assert detector().eval().preprocess_image(images).tensor.is_contiguous(memory_format=torch.channels_last)
+    assert detector().train().preprocess_image(images).tensor.is_contiguous()
+    assert detector(channels_last=False).eval().preprocess_image(images).tensor.is_contiguous()
 
 
 def test_pixel_statistics_are_no_state():
