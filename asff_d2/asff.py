@@ -252,9 +252,7 @@ class ASFF(DenseDetector):
             dense: DensePrediction.
             image_size: (height, width) of the network input without padding.
         """
-        scores, classes = dense.scores.max(dim=1)
-        if dense.centerness is not None:
-            scores = dense.centerness * scores
+        scores, classes = dense.best_class()
         num_rows = torch.tensor(dense.num_points, device=scores.device)
         level_idxs = torch.arange(len(num_rows), device=scores.device).repeat_interleave(num_rows)
         return self._detect(scores, classes, dense.boxes.__getitem__, level_idxs, image_size)

@@ -1,9 +1,11 @@
-"""VFNet's items of the benchmark: forward, inference, training step, assignment."""
+"""VFNet's items of the benchmark: forward, inference, training step, deformable convolution, assignment."""
 
+from dense_d2.modeling.deform_conv import deform_conv2d
 from tools.benchmark_items import build, forward, inference, item, random_instances, training_step
 from vfnet_d2.head import VFNetPredictions
 
 import torch
+import torchvision
 from detectron2.structures import ImageList
 
 VFNET = "configs/vfnet/vfnet_r50_1x.py"
@@ -23,6 +25,25 @@ def vfnet_inference(options):
 @item("vfnet_r50 training step, 2x3x512x672, 15 boxes each")
 def vfnet_step(options):
     return training_step(VFNET, options, images=2, height=512, width=672, boxes=15)
+
+
+def _register_deform_conv(name, convolve):
+    @item(f"deform_conv2d forward and backward, 1x256x100x136, {name}")
+    def deform_conv(options):
+        generator = torch.Generator().manual_seed(0)
+        x, offset, weight = (
+            torch.randn(shape, generator=generator).to(options.device).requires_grad_()
+            for shape in ((1, 256, 100, 136), (1, 18, 100, 136), (256, 256, 3, 3))
+        )
+
+        def run():
+            torch.autograd.grad(convolve(x, offset, weight, padding=1).sum(), (x, offset, weight))
+
+        return run
+
+
+_register_deform_conv("ours", deform_conv2d)
+_register_deform_conv("torchvision", torchvision.ops.deform_conv2d)
 
 
 def _register_assignment(boxes):

@@ -255,11 +255,9 @@ class VFNet(DenseDetector):
 
     def _best_points(self, dense):
         """Indices into R: of each level the locations whose best class scores highest. Paper: the threshold first."""
-        best = dense.scores.amax(dim=1)
-        if dense.centerness is not None:
-            best = best * dense.centerness
+        best_scores, _ = dense.best_class()
         kept, first = [], 0
-        for scores in best.split(dense.num_points):
+        for scores in best_scores.split(dense.num_points):
             kept.append(scores.topk(min(self.test_topk_candidates, len(scores))).indices + first)
             first += len(scores)
         return torch.cat(kept)

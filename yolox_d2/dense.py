@@ -49,9 +49,7 @@ class DenseAnswers:
             dense: DensePrediction.
             image_size: (height, width) of the network input without padding.
         """
-        scores, classes = dense.scores.max(dim=1)
-        if dense.centerness is not None:
-            scores = dense.centerness * scores
+        scores, classes = dense.best_class()
         idxs, scores = self._candidates(scores)
         return self._detections(dense.boxes[idxs], scores, classes[idxs], image_size)
 

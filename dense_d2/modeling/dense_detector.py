@@ -72,7 +72,7 @@ class DenseDetector(_DenseDetector):
             pad_value: pixel value of the padding, in the unit of `image`; None for the mean colour.
             clip_boxes: cut detections to the image and drop those outside of it, as Detectron2 does. The YOLO family
                 is evaluated without.
-            channels_last: lay feature maps out as channels_last where that is faster; changes speed only.
+            channels_last: lay feature maps out as channels_last, but not to train on a CPU; changes speed only.
         """
         super().__init__(
             fold_frozen_norms(backbone),
@@ -135,8 +135,8 @@ class DenseDetector(_DenseDetector):
         return images
 
     def to_memory_format(self, tensor):
-        """(N, C, H, W) as channels_last where that is faster."""
-        # on a CPU, inference gains a quarter from channels_last and a training step loses a little
+        """(N, C, H, W) as channels_last where that works."""
+        # on a CPU it is faster in training too, but the backward pass of small networks aborts or segfaults (torch 2.12.1)
         if self.channels_last and (not self.training or tensor.is_cuda):
             return tensor.contiguous(memory_format=torch.channels_last)
         return tensor

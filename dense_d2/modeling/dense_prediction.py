@@ -26,6 +26,11 @@ class DensePrediction(NamedTuple):
     num_points: List[int]
     """Locations of each level; their sum is R."""
 
+    def best_class(self):
+        """Score (R,) of each location's best class, times centerness where there is that branch, and the class (R,)."""
+        scores, classes = self.scores.max(dim=1)
+        return (scores if self.centerness is None else scores * self.centerness), classes
+
 
 class DenseLabels(NamedTuple):
     """What the detector's own assigner makes of one image's ground truth."""
