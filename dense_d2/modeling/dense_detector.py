@@ -19,6 +19,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from torch import nn
 
 __all__ = ["DenseDetector", "log_scalar", "mean_over_ranks", "select_candidates", "select_detections"]
 
@@ -72,7 +73,7 @@ class DenseDetector(_DenseDetector):
             pad_value: pixel value of the padding, in the unit of `image`; None for the mean colour.
             clip_boxes: cut detections to the image and drop those outside of it, as Detectron2 does. The YOLO family
                 is evaluated without.
-            channels_last: lay feature maps out as channels_last, but not to train on a CPU; changes speed only.
+            channels_last: lay feature maps out as channels_last, which is as fast or faster; changes speed only.
         """
         super().__init__(
             fold_frozen_norms(backbone),
@@ -135,11 +136,24 @@ class DenseDetector(_DenseDetector):
         return images
 
     def to_memory_format(self, tensor):
-        """(N, C, H, W) as channels_last where that works."""
-        # on a CPU it is faster in training too, but the backward pass of small networks aborts or segfaults (torch 2.12.1)
-        if self.channels_last and (not self.training or tensor.is_cuda):
-            return tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
+        """(N, C, H, W) as channels_last, in the two cases below as it is."""
+        on_cpu = self.training and not tensor.is_cuda
+        if not self.channels_last or (on_cpu and any(map(_overruns_in_channels_last, self.modules()))):
+            return tensor
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _overruns_in_channels_last(module):
+    """Whether the gradient of this layer's weights may be written past its buffer, by oneDNN on a CPU.
+
+    Seen with oneDNN 3.11 (torch 2.12.1): a strided 1x1 convolution of 5 to 15 channels corrupts the heap.
+    """
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels < 16
+    )
 
 
 def select_candidates(scores, score_thresh, topk):
