@@ -1,6 +1,7 @@
 """What the benchmark times is registered here, with the parts that items are made of. Weights and images are random."""
 
 import contextlib
+import time
 
 from dense_d2.config import load_config
 from dense_d2.engine.step import StepTrainer
@@ -42,6 +43,17 @@ def build(path, options, plain=False, overrides=()):
 
 def inference(path, options, height, width, plain=False, dtype=None):
     """The whole meta-architecture on one image: normalise, network, decode, NMS, rescale; `dtype`: autocast to it."""
+    model, inputs = ready(path, options, height, width, plain)
+
+    def run():
+        with torch.inference_mode(), autocast(options, dtype):
+            model(inputs)
+
+    return run
+
+
+def ready(path, options, height, width, plain=False):
+    """A model for inference, norms merged unless `plain`, and its one image."""
     _, model = build(path, options, plain)
     inputs = [{"image": random_image(height, width), "height": height, "width": width}]
     model.train()
@@ -50,12 +62,7 @@ def inference(path, options, height, width, plain=False, dtype=None):
             model([{**inputs[0], "instances": random_instances(height, width, 5)}])
     model = model.eval() if plain else fuse_conv_bn(model)
     set_threshold(model, inputs)
-
-    def run():
-        with torch.inference_mode(), autocast(options, dtype):
-            model(inputs)
-
-    return run
+    return model, inputs
 
 
 def forward(path, options, height, width, overrides=()):
@@ -99,6 +106,23 @@ def training_step(path, options, images, height, width, boxes, plain=False):
             trainer.run_step()
 
     return run
+
+
+class Stages:
+    """A stopwatch: `stop(name)` gives the time since the last stop, or since the start, to a stage."""
+
+    def __init__(self, options):
+        self.is_cuda = options.device == "cuda"
+        self.start()
+
+    def start(self):
+        self.seconds, self.last = {}, time.perf_counter()
+
+    def stop(self, name):
+        if self.is_cuda:
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[name], self.last = now - self.last, now
 
 
 class Repeat:

@@ -1,11 +1,21 @@
 """YOLOX's items of the benchmark: inference, training step and its stages, assignment, data."""
 
+import contextlib
 import os
 import tempfile
-import time
 
 from dense_d2.config import load_config
-from tools.benchmark_items import amp, build, inference, item, random_image, random_instances, training_step
+from tools.benchmark_items import (
+    Stages,
+    autocast,
+    build,
+    inference,
+    item,
+    random_image,
+    random_instances,
+    ready,
+    training_step,
+)
 from yolox_d2.head import HeadOutputs
 
 import cv2
@@ -17,7 +27,8 @@ from detectron2.structures import BoxMode, ImageList
 
 S, NANO = "configs/yolox/yolox_s.py", "configs/yolox/yolox_nano.py"
 NUM_IMAGES, SAMPLES = 32, 16
-SIDE = 640  # of the assignment's images
+SIDE = 640  # of the images of assignment and data
+NUM_BOXES = (1, 10, 100, 500)
 
 
 def _register_inference(name, path, side):
@@ -56,36 +67,56 @@ def nano_stages(options):
     batch = [
         {"image": random_image(416, 416, seed), "instances": random_instances(416, 416, 10, seed)} for seed in range(8)
     ]
-    assigner = model.assigner
+    stages, assigner = Stages(options), model.assigner
+
+    def timed_assigner(*args):
+        stages.stop("forward")
+        assignment = assigner(*args)
+        stages.stop("assignment")
+        return assignment
+
+    model.assigner = timed_assigner
 
     def run():
-        stages, last = {}, [time.perf_counter()]
-
-        def stop(stage):
-            if options.device == "cuda":
-                torch.cuda.synchronize()
-            now = time.perf_counter()
-            stages[stage], last[0] = now - last[0], now
-
-        def timed_assigner(*args):
-            stop("forward")
-            assignment = assigner(*args)
-            stop("assignment")
-            return assignment
-
-        model.assigner = timed_assigner
+        stages.start()
         for _ in batch:
             next(samples)
-        stop("data")
+        stages.stop("data")
         optimizer.zero_grad()
-        with torch.autocast(options.device, dtype=amp(options), enabled=bool(options.amp)):
+        with autocast(options):
             total = sum(model(batch).values())
-        stop("loss")
+        stages.stop("loss")
         total.backward()
-        stop("backward")
+        stages.stop("backward")
         optimizer.step()
-        stop("optimizer")
-        return stages
+        stages.stop("optimizer")
+        return stages.seconds
+
+    return run
+
+
+@item("yolox_s inference in stages, 640x640")
+def inference_stages(options):
+    model, inputs = ready(S, options, 640, 640)
+    stages, suppress = Stages(options), model._suppress
+
+    def timed_suppress(*args):
+        stages.stop("decode")
+        keep = suppress(*args)
+        stages.stop("NMS")
+        return keep
+
+    model._suppress = timed_suppress
+
+    def run():
+        with torch.inference_mode(), autocast(options):
+            stages.start()
+            predicted = model.predict(inputs)
+            stages.stop("forward")
+            for result in model.forward_inference(*predicted):
+                model.to_original_image(result, inputs[0])
+            stages.stop("rescale")
+        return stages.seconds
 
     return run
 
@@ -128,7 +159,7 @@ def _register_assignment(boxes):
             return assignment(options, reference_simota)
 
 
-for number in (1, 10, 100, 500):
+for number in NUM_BOXES:
     _register_assignment(number)
 
 
@@ -163,13 +194,21 @@ def _register_data(name, **settings):
             next(samples)  # fills the cache
 
         def run():
-            threads = cv2.getNumThreads()
-            cv2.setNumThreads(1)
-            for _ in range(SAMPLES):
-                next(samples)
-            cv2.setNumThreads(threads)
+            with one_cv2_thread():
+                for _ in range(SAMPLES):
+                    next(samples)
 
         return run
+
+
+@contextlib.contextmanager
+def one_cv2_thread():
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 _register_data("mosaic and mixup", strong=True)

@@ -18,16 +18,18 @@ class Pass(Backbone):
 
 def detector(**kwargs):
     return DenseDetector(
-        backbone=Pass(),
-        head=nn.Identity(),
-        num_classes=2,
-        pixel_mean=ListConfig([10.0, 20.0, 30.0]),
-        pixel_std=ListConfig([1.0, 2.0, 1.0]),
-        test_score_thresh=0.05,
-        test_nms_thresh=0.6,
-        test_topk_candidates=1000,
-        max_detections_per_image=100,
-        **kwargs,
+        **{
+            "backbone": Pass(),
+            "head": nn.Identity(),
+            "num_classes": 2,
+            "pixel_mean": ListConfig([10.0, 20.0, 30.0]),
+            "pixel_std": ListConfig([1.0, 2.0, 1.0]),
+            "test_score_thresh": 0.05,
+            "test_nms_thresh": 0.6,
+            "test_topk_candidates": 1000,
+            "max_detections_per_image": 100,
+            **kwargs,
+        }
     )
 
 
@@ -39,11 +41,23 @@ def test_padding_is_the_mean_colour():
     assert not batch.tensor[0, :, 2:].any() and not batch.tensor[1, :, :, 2:].any()
 
 
+def layout(**kwargs):
+    """The memory format of the network's input in training and in inference."""
+    model, images = detector(**kwargs), [{"image": torch.zeros(3, 4, 4)}]
+    tensors = [model.train(mode).preprocess_image(images).tensor for mode in (True, False)]
+    formats = {True: "channels_last", False: "contiguous"}
+    return [formats[x.is_contiguous(memory_format=torch.channels_last)] for x in tensors]
+
+
 def test_memory_format():
-    images = [{"image": torch.zeros(3, 4, 4)}]
-    assert detector().eval().preprocess_image(images).tensor.is_contiguous(memory_format=torch.channels_last)
-    assert detector().train().preprocess_image(images).tensor.is_contiguous()
-    assert detector(channels_last=False).eval().preprocess_image(images).tensor.is_contiguous()
+    assert layout() == ["channels_last", "channels_last"]
+    assert layout(channels_last=False) == ["contiguous", "contiguous"]
+
+
+def test_no_channels_last_where_the_gradient_would_overrun_its_buffer():
+    assert layout(head=nn.Conv2d(15, 8, 1, stride=2)) == ["contiguous", "channels_last"]
+    for harmless in (nn.Conv2d(16, 8, 1, stride=2), nn.Conv2d(15, 8, 1), nn.Conv2d(15, 8, 3, stride=2)):
+        assert layout(head=nn.Sequential(harmless)) == ["channels_last", "channels_last"]
 
 
 def test_pixel_statistics_are_no_state():
