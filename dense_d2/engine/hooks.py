@@ -6,10 +6,13 @@ import math
 
 import torch
 from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
+from ..modeling.dense_detector import mean_over_ranks
 
-__all__ = ["EMA", "SWA", "SwitchOn", "evaluation_weights"]
+__all__ = ["EMA", "SWA", "SharedStatistics", "SwitchOn", "evaluation_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +111,30 @@ class SWA(_AveragedWeights):
             self.update(1 / (self.updates + 1))
 
 
+class SharedStatistics(HookBase):
+    """Gives every process the mean of all processes' batch norm statistics, raw and averaged, before weights are saved or
+    evaluated: each has seen its own images only. An evaluation is then that of the checkpoint, whoever has which images.
+
+    Args:
+        periods: iterations between saves and between evaluations; 0: only at the end.
+
+    Source: YOLOX's released code (`all_reduce_norm`), for the raw ones.
+    """
+
+    def __init__(self, *periods):
+        self.periods = [period for period in periods if period > 0]
+
+    def after_step(self):
+        done, is_alone = self.trainer.iter + 1, comm.get_world_size() == 1
+        if is_alone or (done < self.trainer.max_iter and all(done % period for period in self.periods)):
+            return
+        names = _statistics(getattr(self.trainer.model, "module", self.trainer.model))
+        averages = [hook.weights for hook in self.trainer._hooks if isinstance(hook, _AveragedWeights)]
+        for state in [_state(self.trainer.model), *averages]:
+            for name in names if state is not None else ():
+                state[name].copy_(mean_over_ranks(state[name]))
+
+
 class SwitchOn(HookBase):
     """Sets an attribute of the model to true for the last iterations, decided from the iteration alone.
 
@@ -138,6 +165,17 @@ def evaluation_weights(model, hooks):
     for hook in hooks:
         if isinstance(hook, _AveragedWeights) and hook.weights is not None:
             yield hook.suffix, hook.applied_to(model)
+
+
+def _statistics(model):
+    """Names of the running means and variances that this process keeps for itself."""
+    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    return [
+        f"{name}.{kind}"
+        for name, module in norms
+        for kind in ("running_mean", "running_var")
+        if getattr(module, kind) is not None
+    ]
 
 
 def _state(model):

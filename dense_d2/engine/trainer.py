@@ -28,7 +28,7 @@ from ..evaluation import TimedModel, evaluate, float_results, write_results
 from ..modeling.fuse import fuse_conv_bn
 from ..modeling.tta import MultiScaleTTA
 from ..visualize import plot_training_curve, save_comparisons
-from .hooks import evaluation_weights
+from .hooks import SharedStatistics, evaluation_weights
 from .run_folder import checkpoint_to_evaluate, evaluation_folder, previous_seed, refuse_used_folder
 from .step import StepTrainer, amp_dtype
 
@@ -139,6 +139,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         train = self.cfg.train
         result = [hooks.IterationTimer(), hooks.LRScheduler()]
         result += _build_config_hooks(self.cfg)
+        result.append(SharedStatistics(train.checkpointer.period, train.eval_period))
         if comm.is_main_process():
             period, keep = train.checkpointer.period, train.checkpointer.max_to_keep
             result.append(hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=keep))

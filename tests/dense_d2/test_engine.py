@@ -14,7 +14,7 @@ from dense_d2.engine import (
     launch,
     param_groups,
 )
-from dense_d2.engine.hooks import evaluation_weights
+from dense_d2.engine.hooks import SharedStatistics, evaluation_weights
 from dense_d2.engine.launch import _first_host, _slurm_environment
 from dense_d2.engine.step import amp_dtype
 from dense_d2.errors import UserError
@@ -273,3 +273,27 @@ def test_switch_on_depends_on_the_iteration_alone():
 def test_learning_rate_follows_the_batch_size():
     groups = param_groups(MeanSquare(), lr=0.01, weight_decay=0.0, batch_size=16, lr_batch_size=64)
     assert [group["lr"] for group in groups] == [0.0025]
+
+
+def share_statistics(monkeypatch, iteration, *periods):
+    """A network and its average after the hook, where the other of two processes has zeros everywhere."""
+    monkeypatch.setattr("dense_d2.engine.hooks.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("dense_d2.engine.hooks.mean_over_ranks", lambda value: value / 2)
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.BatchNorm2d(1, track_running_stats=False))
+    for value in model.state_dict().values():
+        value.fill_(8)
+    average, hook = EMA(), SharedStatistics(*periods)
+    hook.trainer = average.trainer = SimpleNamespace(
+        model=model, iter=iteration, max_iter=10, _hooks=[average, SWA(2), hook]
+    )
+    average.before_train()
+    hook.after_step()
+    return {name: (value.item(), average.weights[name].item()) for name, value in model.state_dict().items()}
+
+
+def test_before_an_evaluation_processes_share_their_statistics_and_nothing_else(monkeypatch):
+    for iteration, periods in ((3, (0, 4)), (5, (6, 0)), (9, (4, 0))):  # evaluation, checkpoint, end
+        found = share_statistics(monkeypatch, iteration, *periods)
+        shared = {"1.running_mean", "1.running_var"}
+        assert found == {name: (4, 4) if name in shared else (8, 8) for name in found} and shared < set(found)
+    assert set(share_statistics(monkeypatch, 4, 4, 3).values()) == {(8, 8)}
