@@ -139,6 +139,14 @@ def test_row_keeps_the_contract(row):
 
 
 @pytest.mark.parametrize("row", ROWS)
+def test_training_and_test_images_have_the_channel_order_of_the_model(row):
+    loaders = load_config(path_of(row), ["model.input_format=RGB"]).dataloader
+    steps = [loaders.train.mapper, loaders.train.get("composition") or {}, loaders.test.mapper]
+    orders = [step.image_format for step in steps if "image_format" in step]
+    assert orders == ["RGB", "RGB"]
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_row_survives_saving(row, tmp_path):
     cfg = load_config(path_of(row))
     (tmp_path / "config.yaml").write_text(dump_config(cfg))

@@ -31,6 +31,7 @@ dataloader.train = L(build_train_loader)(
         final=[L(RandomHSV)(gains=[0.015, 0.7, 0.4]), L(RandomFlip)(prob=0.5), L(Letterbox)()],
         min_box_side=1,
         max_boxes=120,
+        image_format="${model.input_format}",
     ),
     multi_scale=L(MultiScale)(
         sizes=[448, 480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800, 832],
