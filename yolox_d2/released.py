@@ -57,7 +57,7 @@ _COMMON = (
 
 def from_author(state_dict):
     """a checkpoint of YOLOX's authors."""
-    if "head.stems.0.conv.weight" not in state_dict:
+    if not any(name.startswith("backbone.backbone.") for name in state_dict):  # heads have these names with us, too
         return None
     is_darknet53 = "backbone.out1_cbl.conv.weight" in state_dict
     rules = (_DARKNET53 if is_darknet53 else _CSP_DARKNET + _NECK) + _COMMON

@@ -158,3 +158,9 @@ def test_current_files_need_raw_pixels(tmp_path):
     DenseCheckpointer(nano()).load(path)
     with pytest.raises(CheckpointError, match=r"model\.pixel_std=\[1\.0,1\.0,1\.0\]"):
         DenseCheckpointer(nano("model.pixel_std=[58.395,57.12,57.375]")).load(path)
+
+
+def test_ours_is_not_taken_for_theirs():
+    with torch.device("meta"):
+        model = instantiate(load_config(os.path.join(ROOT, "configs/yolox/yolox_darknet53.py")).model)
+    assert from_author(model.state_dict()) is None
