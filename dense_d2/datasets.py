@@ -2,7 +2,8 @@
 
     dataset.train.images=DIR dataset.train.annotations=FILE dataset.test.images=DIR dataset.test.annotations=FILE
 
-The class names and `model.num_classes` then come from the file. Records are Detectron2 dataset dicts.
+The class names and `model.num_classes` then come from the file; with `dataloader.evaluator.coco_classes` a test file has other
+classes than the model and leaves `num_classes` alone. Records are Detectron2 dataset dicts.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import Dict, List
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from omegaconf import OmegaConf
 
 from .coco_file import BOX_FAULTS, CocoFile, DatasetError, box_faults, printable, read_coco
 
@@ -39,7 +41,8 @@ def resolve_datasets(cfg):
     `cfg`.
 
     A split with files gets its `name` replaced, and `cfg.model.num_classes` follows the files. Registered names leave
-    it alone; `check_before_training` compares. Calling it again changes nothing.
+    it alone; `check_before_training` compares. So does a test file whose evaluator translates the model's COCO classes.
+    Calling it again changes nothing.
 
     Args:
         cfg: a LazyConfig; without a section `dataset` it is left alone.
@@ -49,6 +52,7 @@ def resolve_datasets(cfg):
         DatasetError: a file is missing or unusable, or the two files disagree in their classes.
     """
     sections = {split: cfg.dataset[split] for split in ("train", "test") if split in cfg.get("dataset", {})}
+    translated = OmegaConf.select(cfg, "dataloader.evaluator.coco_classes")
     classes: Dict[str, List[str]] = {}
     for split, section in sections.items():
         images, annotations = section.get("images") or "", section.get("annotations") or ""
@@ -60,7 +64,8 @@ def resolve_datasets(cfg):
                 f"dataset.{split}.{given}={images or annotations} is given without dataset.{split}.{other}; give both."
             )
         section.name = register_coco(images, annotations, setting=f"dataset.{split}")
-        classes[split] = MetadataCatalog.get(section.name).thing_classes
+        if split == "train" or not translated:
+            classes[split] = MetadataCatalog.get(section.name).thing_classes
     if len(classes) == 2 and classes["train"] != classes["test"]:
         raise DatasetError(_disagreement(classes["train"], classes["test"]))
     if classes and "num_classes" in cfg.get("model", {}):

@@ -95,6 +95,21 @@ def test_registered_names_leave_the_class_count_alone():
     assert resolve_datasets(make_config(num_classes=3)).model.num_classes == 3
 
 
+def test_a_test_file_with_translated_classes_leaves_the_class_count_alone(toy_coco, edited):
+    def one_class(content):
+        content["categories"] = content["categories"][:1]
+
+    test = files(*edited(one_class))
+    for train, num_classes in (((), 80), (files(*toy_coco), 3)):
+        cfg = make_config(train, test)
+        OmegaConf.update(cfg, "dataloader", {"evaluator": {"coco_classes": True}}, force_add=True)
+        assert resolve_datasets(cfg).model.num_classes == num_classes
+        assert MetadataCatalog.get(cfg.dataset.test.name).thing_classes == ["triangle"]
+    cfg.dataloader.evaluator.coco_classes = False
+    with pytest.raises(DatasetError, match="lists differ"):
+        resolve_datasets(cfg)
+
+
 def test_configs_without_a_dataset_are_left_alone():
     cfg = OmegaConf.create({"model": {"num_classes": 7}})
     assert resolve_datasets(cfg) == {"model": {"num_classes": 7}}
