@@ -61,8 +61,7 @@ class AnchorAssigner:
 
 def _best_anchors(priors, gt_boxes):
     """(N, M) the prior of each box; R if its centre is outside the map."""
-    num_cells = sum(height * width for height, width, _ in priors.shapes)
-    num_anchors = len(priors.grid) // num_cells
+    num_cells, num_anchors = priors.num_cells, len(priors.grid) // priors.num_cells
     anchors, start = [], 0
     for height, width, _ in priors.shapes:
         anchors.append(priors.sizes[start : start + num_anchors])

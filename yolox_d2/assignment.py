@@ -17,6 +17,7 @@ __all__ = [
     "BACKGROUND",
     "IGNORED",
     "Assignment",
+    "CellAssigner",
     "Priors",
     "box_iou",
     "box_planes",
@@ -46,6 +47,11 @@ class Priors(NamedTuple):
     sizes: torch.Tensor
     shapes: Tuple[Tuple[int, int, int], ...]
 
+    @property
+    def num_cells(self):
+        """Of all levels."""
+        return sum(height * width for height, width, _ in self.shapes)
+
     def at(self, idxs):
         """Those of some predictions."""
         return self._replace(grid=self.grid[idxs], strides=self.strides[idxs], sizes=self.sizes[idxs])
@@ -56,6 +62,18 @@ class Assignment(NamedTuple):
 
     matched_idxs: torch.Tensor
     ious: torch.Tensor
+
+
+class CellAssigner:
+    """Base of the assigners that give boxes to cells, so that a cell must not have several anchors."""
+
+    def check_anchors(self, num_anchors):
+        """Raises ValueError if there are several a cell."""
+        if num_anchors > 1:
+            raise ValueError(
+                f"{type(self).__name__} is for one prediction a cell, not for {num_anchors} anchors; "
+                "use AnchorAssigner, or a head with num_anchors=1 and no anchor_sizes"
+            )
 
 
 def make_priors(sizes, strides, anchor_sizes=None, device=None):

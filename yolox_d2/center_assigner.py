@@ -8,12 +8,12 @@ Shapes: N images, R priors (one a cell), M padded ground-truth boxes, L levels, 
 
 import torch
 
-from .assignment import BACKGROUND, Assignment, cells_around, centers_of, matched_ious, no_match
+from .assignment import BACKGROUND, Assignment, CellAssigner, cells_around, centers_of, matched_ious, no_match
 
 __all__ = ["CenterAssigner"]
 
 
-class CenterAssigner:
+class CenterAssigner(CellAssigner):
     """A cell that several boxes claim goes to the smallest, of equal areas to the first, as in FCOS.
 
     It looks at no prediction. A box whose centre is outside the image gets nothing with radius 0.
@@ -31,6 +31,7 @@ class CenterAssigner:
     @torch.no_grad()
     def __call__(self, priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid):
         """See `yolox_d2.assignment`."""
+        self.check_anchors(len(priors.grid) // priors.num_cells)
         if len(self.ranges) + 1 != len(priors.shapes):
             raise ValueError(f"{len(self.ranges)} ranges for {len(priors.shapes)} levels; give one fewer than levels")
         num_gt = gt_boxes.shape[1]

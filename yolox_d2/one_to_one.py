@@ -44,7 +44,7 @@ class OneToOneAssigner:
             return no_match(obj_logits)
         gt_boxes, num_priors = gt_boxes.float(), len(priors.grid)
         cells = cells_near(priors, centers_of(gt_boxes), self.radius)
-        num_cells = sum(height * width for height, width, _ in priors.shapes)
+        num_cells = priors.num_cells
         anchors = torch.arange(num_priors // num_cells, device=cells.device)
         taken = ((cells < num_cells) & gt_valid[..., None])[..., None]
         cells = torch.where(taken, cells[..., None] * len(anchors) + anchors, num_priors).flatten(2)

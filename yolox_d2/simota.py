@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from .assignment import Assignment, box_iou, box_planes, cells_near, centers_of, no_match
+from .assignment import Assignment, CellAssigner, box_iou, box_planes, cells_near, centers_of, no_match
 
 __all__ = ["SimOTA"]
 
@@ -34,7 +34,7 @@ class _Batch(NamedTuple):
     gt_valid: torch.Tensor  # (N, M)
 
 
-class SimOTA:
+class SimOTA(CellAssigner):
     """Candidates of an image are the priors near any of its boxes. Box by box: k = floor(sum of the 10 largest IoUs with
     candidates), at least 1; the k cheapest candidates are positive. A candidate that several boxes want goes to the
     box, of all in the image, for which it is cheapest; so a box may end with none. Ties go to the lowest index.
@@ -62,6 +62,7 @@ class SimOTA:
     @torch.no_grad()
     def __call__(self, priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid):
         """See `yolox_d2.assignment`."""
+        self.check_anchors(len(priors.grid) // priors.num_cells)
         if gt_boxes.shape[1] == 0:
             return no_match(obj_logits)
         with torch.autocast(pred_boxes.device.type, enabled=False):

@@ -19,7 +19,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.structures import Boxes, ImageList, Instances
 
-from .assignment import IGNORED, make_priors
+from .assignment import IGNORED, CellAssigner, make_priors
 from .box_coder import GridBoxCoder
 from .dense import DenseAnswers, ground_truth_of
 from .head import YOLOXHead
@@ -104,6 +104,8 @@ class YOLOX(DenseAnswers, DenseDetector):
         anchors = {1} if anchor_sizes is None else {len(sizes) for sizes in anchor_sizes}
         if anchors != {head.num_anchors}:
             raise ValueError(f"head.num_anchors is {head.num_anchors}, but anchor_sizes lists {anchors} a level")
+        if isinstance(assigner, CellAssigner):
+            assigner.check_anchors(head.num_anchors)
         if (select_assigner is None) != (head.selectors is None):
             raise ValueError("a selector in the head and a select_assigner need each other; give both or none")
         self.assigner, self.select_assigner = assigner, select_assigner

@@ -1,10 +1,12 @@
 """The assigners of the road map, on 64 x 64 pixels: cells 0..63 have stride 8, 64..79 stride 16, 80..83 stride 32."""
 
 from tests.yolox_d2.scenes import plain_scene, positives, priors_of, random_scene
+from tests.yolox_d2.tiny import tiny_head, tiny_yolox
 from yolox_d2.anchor_assigner import AnchorAssigner
 from yolox_d2.assignment import box_iou, box_planes, make_priors, pad_instances
 from yolox_d2.center_assigner import CenterAssigner
 from yolox_d2.one_to_one import OneToOneAssigner
+from yolox_d2.simota import SimOTA
 
 import pytest
 import torch
@@ -78,6 +80,15 @@ def test_a_claimed_cell_goes_to_the_smallest_box_then_to_the_first():
     assert positives(CenterAssigner()(*scene)) == {36: 0}
     far = plain_scene([[20, 20, 52, 52], [44, 28, 60, 44]])  # cells 36 and 38: they share the column between
     assert [positives(CenterAssigner(radius=1)(*far))[i] for i in (35, 36, 37, 38, 39)] == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("assigner", [SimOTA(), CenterAssigner()])
+def test_assigners_of_cells_refuse_several_anchors_a_cell(assigner):
+    message = f"{type(assigner).__name__} is for one prediction a cell, not for 2 anchors; use AnchorAssigner"
+    with pytest.raises(ValueError, match=message):
+        assigner(*anchor_scene([[28, 28, 44, 44]]))
+    with pytest.raises(ValueError, match=message):
+        tiny_yolox(head=tiny_head(num_anchors=2), anchor_sizes=ANCHORS, assigner=assigner)
 
 
 def test_ranges_that_do_not_fit_the_levels_are_an_error():
