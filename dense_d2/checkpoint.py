@@ -22,7 +22,8 @@ __all__ = ["CheckpointError", "DenseCheckpointer", "read_checkpoint", "rename_ke
 
 logger = logging.getLogger(__name__)
 
-_BOOKKEEPING = ("pixel_mean", "pixel_std", "loss_normalizer")
+_PIXEL_SETTINGS = ("pixel_mean", "pixel_std", "input_format")
+_BOOKKEEPING = (*_PIXEL_SETTINGS, "loss_normalizer")
 # of Caffe2's ImageNet files: the classifier, and a bias of zeros before a norm
 _NO_TRUNK = re.compile(r"fc1000\.|stem\.conv1\.bias$")
 
@@ -66,7 +67,7 @@ class DenseCheckpointer(DetectionCheckpointer):
         Returns:
             dict: what else the file held.
         Raises:
-            CheckpointError: unreadable, or keys, shapes, classes or pixel statistics do not fit.
+            CheckpointError: unreadable, or keys, shapes, classes or pixel settings do not fit.
         """
         if not path:
             logger.info("No checkpoint given: the model starts from its initialisation.")
@@ -107,7 +108,8 @@ class DenseCheckpointer(DetectionCheckpointer):
         target = self.model.state_dict()
         state, scope = self._recognise(state, target, path, caffe2=checkpoint.get("format") == "caffe2")
         state, scope, fresh = _move_below_new_necks(state, scope, target)
-        _check_pixel_statistics(self.model, state, path)
+        wanted = _pixel_settings({key: getattr(self.model, key, None) for key in _PIXEL_SETTINGS})
+        _check_pixel_settings(_pixel_settings(state), wanted, path)
         if whole and (scope or fresh):
             holds = "only a backbone" if scope else f"a detector without {shorten(sorted(fresh))}"
             raise CheckpointError(
@@ -232,26 +234,33 @@ def _strip_prefix(state, prefix):
     return state
 
 
-def _check_pixel_statistics(model, state, path):
-    """Compares the pixel statistics in a state dict, its own or those its format was recognised to need, with the model's."""
-    found = {key: state[key].float().flatten() for key in ("pixel_mean", "pixel_std") if key in state}
-    wanted = {key: getattr(model, key).cpu().flatten() for key in found if hasattr(model, key)}
-    differing = [
-        key
-        for key in wanted
-        if found[key].shape != wanted[key].shape or not torch.allclose(found[key], wanted[key], atol=1e-3)
-    ]
+def _pixel_settings(values):
+    """Those in a mapping, as plain values: a list of numbers, one a channel, or the channel order."""
+    found = {key: values[key] for key in _PIXEL_SETTINGS if values.get(key) is not None}
+    for key in found.keys() & {"pixel_mean", "pixel_std"}:
+        found[key] = [round(number, 4) for number in torch.as_tensor(found[key]).flatten().tolist()]
+    return found
+
+
+def _check_pixel_settings(found, wanted, path):
+    """Compares those of a file, its own or what its format was recognised to need, with the model's."""
+    differing = [key for key in found if key in wanted and not _agree(found[key], wanted[key])]
     if not differing:
         return
-    values = {key: [round(value, 4) for value in found[key].tolist()] for key in found}
-    fix = [f"model.{key}={values[key]}".replace(" ", "") for key in differing]
-    mean = values.get("pixel_mean", ())
+    mean = found.get("pixel_mean", ())
     if len(mean) == 3 and mean[0] != mean[2]:  # the mean of red is the greatest
-        fix.append(f"model.input_format={'RGB' if mean[0] > mean[2] else 'BGR'}")
+        found = {"input_format": "RGB" if mean[0] > mean[2] else "BGR", **found}
+    fix = [f"model.{key}={found[key]}".replace(" ", "") for key in _PIXEL_SETTINGS if key in found]
     raise CheckpointError(
-        f"{path} was trained with {' and '.join(f'{key}={values[key]}' for key in differing)}, the config has "
-        f"{' and '.join(str(wanted[key].tolist()) for key in differing)}. Set {' '.join(fix)}, as the file needs it."
+        f"{path} was trained with {' and '.join(f'{key}={found[key]}' for key in differing)}, the config has "
+        f"{' and '.join(str(wanted[key]) for key in differing)}. Set {' '.join(fix)}, as the file needs it."
     )
+
+
+def _agree(found, wanted):
+    if isinstance(found, str) or len(found) != len(wanted):
+        return found == wanted
+    return all(abs(a - b) <= 1e-3 for a, b in zip(found, wanted))
 
 
 def _is_bookkeeping(key):

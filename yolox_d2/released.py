@@ -8,12 +8,10 @@ import re
 
 from dense_d2.checkpoint import rename_keys
 
-import torch
-
 __all__ = ["from_author"]
 
-LEGACY_PIXELS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375]}
-RAW_PIXELS = {"pixel_mean": [0.0, 0.0, 0.0], "pixel_std": [1.0, 1.0, 1.0]}
+LEGACY_PIXELS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375], "input_format": "RGB"}
+RAW_PIXELS = {"pixel_mean": [0.0, 0.0, 0.0], "pixel_std": [1.0, 1.0, 1.0], "input_format": "BGR"}
 
 # pattern at the start of a name, what takes its place; applied in turn
 _NECK = (
@@ -56,7 +54,11 @@ _COMMON = (
 
 
 def from_author(state_dict):
-    """a checkpoint of YOLOX's authors."""
+    """a checkpoint of YOLOX's authors.
+
+    Returns:
+        the tensors under our names, and the pixel settings that they need, as `LEGACY_PIXELS`; None if it is none of theirs.
+    """
     if not any(name.startswith("backbone.backbone.") for name in state_dict):  # heads have these names with us, too
         return None
     is_darknet53 = "backbone.out1_cbl.conv.weight" in state_dict
@@ -68,13 +70,12 @@ def from_author(state_dict):
         return name
 
     renamed = rename_keys(state_dict, rename)
-    for name, values in _expected_pixels(renamed, "stem" if is_darknet53 else "stem.conv").items():
-        renamed[name] = torch.tensor(values)
+    renamed.update(_expected_pixels(renamed, "stem" if is_darknet53 else "stem.conv"))
     return renamed
 
 
 def _expected_pixels(state_dict, stem):
-    """What pixel statistics the first block was trained with; nothing where its scale does not tell."""
+    """What pixel settings the first block was trained with; nothing where its scale does not tell."""
     weight, scale, variance = (
         state_dict[f"backbone.bottom_up.{stem}.{name}"].float()
         for name in ("conv.weight", "norm.weight", "norm.running_var")

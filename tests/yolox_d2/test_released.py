@@ -4,7 +4,7 @@ import os
 
 from dense_d2.checkpoint import CheckpointError, DenseCheckpointer
 from dense_d2.config import load_config
-from yolox_d2.released import from_author
+from yolox_d2.released import RAW_PIXELS, from_author
 
 import pytest
 import torch
@@ -124,7 +124,7 @@ def test_released_names_and_shapes_fit(row):
     for name in state:  # the scale of the first block is read
         if ".stem." in name:
             state[name] = torch.ones(released[name])
-    renamed = {name: tuple(value.shape) for name, value in from_author(state).items() if not name.startswith("pixel_")}
+    renamed = {name: tuple(value.shape) for name, value in from_author(state).items() if name not in RAW_PIXELS}
     assert renamed == {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
@@ -150,6 +150,8 @@ def test_files_of_july_2021_need_rgb_and_normalised_pixels(tmp_path):
     with pytest.raises(CheckpointError, match=r"model\.pixel_mean=\[123\.675,.*model\.input_format=RGB"):
         DenseCheckpointer(nano()).load(path)
     pixels = ["model.pixel_mean=[123.675,116.28,103.53]", "model.pixel_std=[58.395,57.12,57.375]"]
+    with pytest.raises(CheckpointError, match=r"input_format=RGB, the config has BGR.*model\.pixel_mean=\[123\.675,"):
+        DenseCheckpointer(nano(*pixels)).load(path)
     DenseCheckpointer(nano(*pixels, "model.input_format=RGB")).load(path)
 
 
