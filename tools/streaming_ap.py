@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import sys
+from reprlib import repr as short
 
 from dense_d2.errors import UserError
 from dense_d2.evaluation import coco_numbers
@@ -70,8 +71,16 @@ def _read(annotations, detections):
         if not isinstance(contents[-1], kind):
             raise UserError(f"{path} is not {what} in COCO's format; are the two files exchanged?")
     dataset, results = contents
-    if not dataset.get("annotations"):
-        raise UserError(f"{annotations} has no annotations; nothing can be scored")
+    for key in ("annotations", "categories"):
+        if not dataset.get(key):
+            raise UserError(f"{annotations} has no {key}; nothing can be scored")
+    for index, entry in enumerate(results):
+        lacking = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
+        if lacking:
+            raise UserError(
+                f"{detections}: entry {index}, {short(entry)}, has no {' and no '.join(lacking)}; every detection needs "
+                "image_id, category_id, bbox and score, as `--eval-only` writes them"
+            )
     known = {category["id"] for category in dataset["categories"]}
     unknown = sorted({x["category_id"] for x in results} - known)
     if unknown:

@@ -160,7 +160,12 @@ def test_command_errors(files):
         streaming_ap.main([*files(dataset, [{**detections[0], "image_id": 77}]), "--latency", "0"])
     with pytest.raises(UserError, match="exchanged"):
         streaming_ap.main([*files(detections, dataset), "--latency", "0"])
-    with pytest.raises(UserError, match="no annotations"):
-        streaming_ap.main([*files({**dataset, "annotations": []}, detections), "--latency", "0"])
+    for key in ("annotations", "categories"):
+        with pytest.raises(UserError, match=f"annotations.json has no {key}"):
+            streaming_ap.main([*files({**dataset, key: []}, detections), "--latency", "0"])
+    for key in ("score", "category_id"):
+        incomplete = [detections[0], {name: value for name, value in detections[1].items() if name != key}]
+        with pytest.raises(UserError, match=f"detections.json: entry 1, .*'image_id': 20.* has no {key};"):
+            streaming_ap.main([*files(dataset, incomplete), "--latency", "0"])
     with pytest.raises(SystemExit):
         streaming_ap.main(files(dataset, detections))
