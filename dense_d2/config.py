@@ -211,7 +211,8 @@ def _apply_overrides(cfg, overrides):
 
 
 def _as_type_of(old, new, text):
-    """`new`, if it can stand where `old` stands: a number for a number, a section for a section."""
+    """`new`, if it can stand where `old` stands: a number for a number, a section for a section. Two whole numbers can
+    stand for one: (height, width) for a side."""
     if new is None:
         fits = True
     elif isinstance(old, (bool, DictConfig)):
@@ -220,6 +221,8 @@ def _as_type_of(old, new, text):
         fits = isinstance(new, (int, float)) and not isinstance(new, bool)
         if fits and isinstance(old, int) and isinstance(new, float):
             fits, new = new == int(new), int(new)  # 1e4
+        elif isinstance(old, int) and isinstance(new, list):
+            fits = [type(number) for number in new] == [int, int]
     else:
         fits = True
     if not fits:

@@ -61,7 +61,7 @@ class Composition:
             picture: of the sample's own image.
             draw: () -> picture of another image.
             strong: whether this iteration is in the main phase.
-            size: side of this iteration's input, if it is not `input_size`.
+            size: side or (height, width) of this iteration's input, if it is not `input_size`.
         """
         size = self.input_size if size is None else as_size(size)
         if strong and np.random.uniform() < self.strong_prob:

@@ -90,15 +90,15 @@ class TrainDataset(Dataset):
         return Loaded(sample, tuple(failures))
 
     def _make(self, iteration, index, failures):
-        side = None if self.multi_scale is None else self.multi_scale.size_at(iteration, self.seed)
-        in_pipeline = side is not None and self.multi_scale.in_pipeline
+        size = None if self.multi_scale is None else self.multi_scale.size_at(iteration, self.seed)
+        in_pipeline = size is not None and self.multi_scale.in_pipeline
         sample = self._read(index, failures)
         if self.composition is not None:
             strong = iteration < self.close_iter
-            size = side if in_pipeline else None
-            sample = self.composition(sample, lambda: self._draw(failures), strong=strong, size=size)
-        if side is not None and not in_pipeline:
-            sample["input_size"] = (side, side)
+            image_size = size if in_pipeline else None
+            sample = self.composition(sample, lambda: self._draw(failures), strong=strong, size=image_size)
+        if size is not None and not in_pipeline:
+            sample["input_size"] = (max(size),) * 2  # the model pads to a square first
         return sample
 
     def _draw(self, failures):

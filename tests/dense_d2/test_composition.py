@@ -99,7 +99,7 @@ def test_the_model_is_told_the_input_size(name):
     scale = MultiScale([64, 128], period=2, first=96)
     batches = list(itertools.islice(make_loader(name, multi_scale=scale, num_workers=2), 8))
     sides = [{s["input_size"] for s in batch} for batch in batches]
-    assert sides == [{(scale.size_at(i, 3),) * 2} for i in range(8)]
+    assert sides == [{scale.size_at(i, 3)} for i in range(8)]
     assert sides[:2] == [{(96, 96)}] * 2
     assert all(s["image"].shape == (3, 96, 96) for batch in batches for s in batch)
 
@@ -107,9 +107,25 @@ def test_the_model_is_told_the_input_size(name):
 def test_or_the_pipeline_makes_images_of_that_size(name):
     scale = MultiScale([64, 128], period=2, first=96, in_pipeline=True)
     for iteration, batch in enumerate(itertools.islice(make_loader(name, multi_scale=scale), 8)):
-        side = scale.size_at(iteration, 3)
-        assert all(s["image"].shape == (3, side, side) and "input_size" not in s for s in batch)
-        assert all(s["instances"].image_size == (side, side) for s in batch)
+        size = scale.size_at(iteration, 3)
+        assert all(s["image"].shape == (3, *size) and "input_size" not in s for s in batch)
+        assert all(s["instances"].image_size == size for s in batch)
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_a_rectangle_is_not_stretched(name, in_pipeline):
+    scale = MultiScale([128, 192], period=1, first=(64, 96), in_pipeline=in_pipeline)
+    composition = Composition((64, 96), strong=[MosaicWarp(), MixUp()], final=[Letterbox()])
+    seen = set()
+    for iteration, batch in enumerate(
+        itertools.islice(make_loader(name, multi_scale=scale, composition=composition), 8)
+    ):
+        height, width = scale.size_at(iteration, 3)
+        seen.add((height, width))
+        for sample in batch:
+            assert sample["image"].shape == ((3, height, width) if in_pipeline else (3, 64, 96))
+            assert sample.get("input_size") == (None if in_pipeline else (width, width))  # of the padded square
+    assert seen == {(64, 96), (128, 192), (192, 288)}
 
 
 def test_strong_steps_run_with_their_probability():

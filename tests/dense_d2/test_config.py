@@ -104,6 +104,14 @@ def test_values_of_another_kind_are_refused(row, override, message):
     assert load_config(row, ["train.max_iter=1e4"]).train.max_iter == 10000
 
 
+def test_two_whole_numbers_stand_for_a_side(row):
+    assert list(load_config(row, ["model.in_features=[320,416]"]).model.in_features) == [320, 416]
+    assert load_config(row, ["model.in_features=[320,416]", "model.in_features=96"]).model.in_features == 96
+    for wrong in ("[320]", "[320,416,3]", "[320,4.5]", "[320,true]"):
+        with pytest.raises(ConfigError, match="the value now is 1"):
+            load_config(row, [f"model.in_features={wrong}"])
+
+
 def test_misspelt_keys_in_files_are_errors(tmp_path):
     cfg = load_config("configs/yolof/yolof_thin_shapes.py")
     text = config.dump_config(cfg)
