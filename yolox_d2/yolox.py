@@ -39,7 +39,7 @@ class YOLOX(DenseAnswers, DenseDetector):
     its batch is to have: the padded batch is then resized on the device, boxes with it.
     """
 
-    class_layers = ("head.cls_preds",)
+    class_layers = ("head.cls_preds", "head.preds")  # the latter of CoupledHead, its boxes and objectness too
     released_formats = (from_author,)
 
     @configurable

@@ -2,9 +2,10 @@ import copy
 import math
 import os
 
+from dense_d2.checkpoint import DenseCheckpointer
 from dense_d2.engine.optim import param_groups
 from tests.yolof_d2.tiny import batch, instances
-from tests.yolox_d2.tiny import tiny_head, tiny_yolox
+from tests.yolox_d2.tiny import tiny_coupled_head, tiny_head, tiny_yolox
 from yolox_d2 import add_yolox_config
 from yolox_d2.assignment import IGNORED, Assignment, make_priors
 from yolox_d2.box_coder import GridBoxCoder
@@ -210,6 +211,17 @@ def test_coupled_head_splits_its_channels_by_anchor():
     assert outputs.deltas[0].flatten().tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 17]
     assert outputs.obj_logits[0].flatten().tolist() == [4, 11, 18]
     assert outputs.cls_logits[0].flatten().tolist() == [5, 6, 12, 13, 19, 20]
+
+
+@pytest.mark.parametrize("make_head", [tiny_head, tiny_coupled_head])
+def test_weights_of_another_number_of_classes(make_head, tmp_path):
+    trained, model = (tiny_yolox(classes, head=make_head(classes)) for classes in (3, 5))
+    path = tmp_path / "model.pth"
+    torch.save({"model": {name: value + 1 for name, value in trained.state_dict().items()}}, path)
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    DenseCheckpointer(model).load(str(path), reinit_head=True)
+    unchanged = {name.split(".")[1] for name, value in model.state_dict().items() if torch.equal(value, fresh[name])}
+    assert unchanged == {"cls_preds" if make_head is tiny_head else "preds"}
 
 
 def test_what_does_not_fit_together_is_an_error():

@@ -1,7 +1,7 @@
 """A YOLOX small enough for tests: three maps from one convolution each, a narrow head."""
 
 from yolox_d2.box_coder import GridBoxCoder
-from yolox_d2.head import YOLOXHead
+from yolox_d2.head import CoupledHead, YOLOXHead
 from yolox_d2.simota import SimOTA
 from yolox_d2.yolox import YOLOX
 
@@ -28,6 +28,10 @@ class TinyPyramid(Backbone):
 
 def tiny_head(num_classes=3, **kwargs):
     return YOLOXHead(in_channels=[8, 8, 8], channels=8, num_classes=num_classes, **kwargs)
+
+
+def tiny_coupled_head(num_classes=3):
+    return CoupledHead(in_channels=[8, 8, 8], num_classes=num_classes, num_anchors=1)
 
 
 def tiny_yolox(num_classes=3, head=None, **kwargs):
