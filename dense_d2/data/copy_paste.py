@@ -13,6 +13,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from .affine import clip_boxes, is_candidate
+from .letterbox import Letterbox
 from .mixup import draw_partner, draw_placement, place
 from .picture import gather_boxes
 
@@ -20,7 +21,7 @@ __all__ = ["CopyPaste"]
 
 
 class CopyPaste:
-    """Step of a composition; comes after the mosaic.
+    """Step of a composition; comes after the mosaic, if there is one.
 
     Args:
         scale: (low, high) of the partner's factor.
@@ -59,7 +60,7 @@ class CopyPaste:
         return self.paste(picture, partner.select(chosen), size, placement)
 
     def paste(self, picture, partner, size, placement):
-        """Pastes all objects of the partner that are worth it."""
+        """Pastes all objects of the partner that are worth it on the picture, letterboxed into `size` if need be."""
         other, boxes = place(partner, size, placement)
         shown = clip_boxes(boxes, size)
         keep = is_candidate(boxes, shown, **self.candidates)
@@ -69,6 +70,7 @@ class CopyPaste:
         pasted = np.zeros(size, dtype=np.uint8)
         for mask in partner.masks:
             _draw(mask, partner, placement, pasted)
+        picture = Letterbox()(picture, None, size)
         image = picture.image.copy()
         cv2.copyTo(other, pasted, image)
         picture = picture.select(_covered(picture.boxes, pasted) <= self.max_covered)

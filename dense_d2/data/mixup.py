@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from .affine import clip_boxes, is_candidate
-from .letterbox import PAD_VALUE, fit_size
+from .letterbox import PAD_VALUE, Letterbox, fit_size
 from .picture import gather_boxes
 
 __all__ = ["MixUp", "Placement", "draw_partner", "draw_placement", "place"]
@@ -44,12 +44,13 @@ class MixUp:
         return picture if partner is None else self.blend(picture, partner, size, placement)
 
     def blend(self, picture, partner, size, placement):
-        """The average of two pictures; `picture` has the (height, width) `size`."""
+        """The average of two pictures, the first letterboxed into `size` (height, width) if it is not of that size."""
         other, boxes = place(partner, size, placement)
         shown = clip_boxes(boxes, size)
         keep = is_candidate(boxes, shown, **self.candidates)
         if not keep.any():
             return picture
+        picture = Letterbox()(picture, None, size)
         # -0.25 turns cv2's rounding into cutting down, as the released code does
         image = cv2.addWeighted(picture.image, 0.5, other, 0.5, -0.25)
         boxes, classes, weights = gather_boxes([picture, partner.moved(other, shown).select(keep)])

@@ -62,6 +62,16 @@ def test_a_partner_that_adds_no_box_is_not_blended():
     assert MixUp().blend(picture, square(box=(0, 0, 20, 20)), SIZE, far) is picture
 
 
+@pytest.mark.parametrize("step", [MixUp(), CopyPaste(max_covered=1)])
+def test_a_picture_of_another_size_is_fitted_first(step):
+    picture = painted(32, 16, box=(4, 4, 12, 12), background=10, paint=100)  # 64 x 32 of 64 x 64
+    blend = step.blend if isinstance(step, MixUp) else step.paste
+    mixed = blend(picture, with_mask("polygon"), SIZE, Placement(SIZE, False, (0, 0)))
+    assert mixed.image.shape == (*SIZE, 3)
+    assert mixed.boxes.tolist() == [[8, 8, 24, 24], [30, 10, 52, 30]]
+    assert mixed.image[16, 16, 0] > mixed.image[2, 2, 0]
+
+
 def test_the_window_is_drawn_from_all_places():
     np.random.seed(0)
     corners = [draw_placement((1.5, 1.5), 0.5, (20, 40)) for _ in range(800)]
