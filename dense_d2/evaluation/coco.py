@@ -19,6 +19,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 import numpy as np
 from detectron2.evaluation import COCOEvaluator
 
+from ..datasets import check_name
+
 __all__ = ["CocoNumbers", "FastCOCOEvaluator", "available_backends", "coco_numbers"]
 
 logger = logging.getLogger(__name__)
@@ -69,7 +71,10 @@ class FastCOCOEvaluator(COCOEvaluator):
             output_dir: where coco_instances_results.json and instances_predictions.pth go; None for nowhere.
             backend: "auto" or one of `available_backends()`.
             distributed: gathers the predictions of all ranks; otherwise only those of this process are evaluated.
+        Raises:
+            DatasetError: the dataset is not registered, or its files are missing.
         """
+        check_name(dataset_name)
         self._backend = _pick_backend(backend)
         # tasks, use_fast_impl: v0.6's defaults need compiled operators
         super().__init__(

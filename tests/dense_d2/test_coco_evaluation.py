@@ -1,12 +1,13 @@
 import json
 import logging
 
+from dense_d2.datasets import DatasetError
 from dense_d2.evaluation import FastCOCOEvaluator, available_backends, coco_numbers
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 NUM_CLASSES = 5
@@ -157,6 +158,15 @@ def test_auto_takes_the_fastest_and_unknown_is_an_error(register):
         FastCOCOEvaluator(register(dataset(1, []), ["class1"]), backend="nonsense")
 
 
+def test_a_dataset_without_files_or_unknown_is_a_users_error(register, tmp_path):
+    name = register(dataset(1, []), ["class1"])
+    (tmp_path / "0.json").unlink()
+    with pytest.raises(DatasetError, match=r"0\.json, which does not exist"):
+        FastCOCOEvaluator(name)
+    with pytest.raises(DatasetError, match="'coco_2017_vall' is not registered; did you mean coco_2017_val"):
+        FastCOCOEvaluator("coco_2017_vall")
+
+
 @pytest.fixture
 def register(tmp_path):
     names = []
@@ -166,6 +176,7 @@ def register(tmp_path):
         path.write_text(json.dumps(content))
         name = f"evaluation_test_{path}"
         ids = sorted(x["id"] for x in content["categories"])
+        DatasetCatalog.register(name, list)
         MetadataCatalog.get(name).set(
             json_file=str(path),
             thing_classes=classes,
@@ -176,7 +187,8 @@ def register(tmp_path):
 
     yield add
     for name in names:
-        MetadataCatalog.pop(name)
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def run(evaluator, image_ids, boxes, scores, classes):

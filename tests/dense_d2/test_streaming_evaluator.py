@@ -12,7 +12,7 @@ from tests.dense_d2.video import FPS, video
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
@@ -26,6 +26,7 @@ def register(tmp_path):
         path.write_text(json.dumps(content))
         name = f"streaming_test_{path}"
         ids = [x["id"] for x in content["categories"]]
+        DatasetCatalog.register(name, list)
         MetadataCatalog.get(name).set(
             json_file=str(path),
             thing_classes=[x["name"] for x in content["categories"]],
@@ -36,7 +37,8 @@ def register(tmp_path):
 
     yield add
     for name in names:
-        MetadataCatalog.pop(name)
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 class Oracle(nn.Module):
