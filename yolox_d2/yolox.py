@@ -23,6 +23,7 @@ from .assignment import IGNORED, CellAssigner, make_priors
 from .box_coder import GridBoxCoder
 from .dense import DenseAnswers, ground_truth_of
 from .head import YOLOXHead
+from .input_size import check_input_size, unrounded_size
 from .released import from_author
 from .simota import SimOTA
 
@@ -152,6 +153,9 @@ class YOLOX(DenseAnswers, DenseDetector):
 
         In inference, `image_sizes` of the result are those of the original image times the factor it was resized by. They
         may be no whole numbers: a size cut down to whole pixels would stretch the boxes by up to half a percent.
+
+        Raises:
+            UserError: `input_size` is no multiple of the largest stride.
         """
         divisor = max(self.strides)
         side = max(max(x["image"].shape[1:]) for x in batched_inputs)
@@ -161,10 +165,11 @@ class YOLOX(DenseAnswers, DenseDetector):
             image = sample["image"].to(self.device)
             height, width = image.shape[1:]
             images.append(F.pad(image, (0, side - width, 0, side - height), value=self.pad_value))
-            sizes.append((height, width) if self.training else _unrounded_size(sample))
+            sizes.append((height, width) if self.training else unrounded_size(sample))
         tensor = torch.stack(images).float()
         size = batched_inputs[0].get("input_size") if self.training else None
         if size is not None and tuple(size) != (side, side):
+            check_input_size(size, divisor)
             tensor = F.interpolate(tensor, size=tuple(size), mode="bilinear", align_corners=False)
             sizes = [(height * size[0] / side, width * size[1] / side) for height, width in sizes]
         tensor = (tensor - self.pixel_mean) / self.pixel_std
@@ -289,11 +294,3 @@ class YOLOX(DenseAnswers, DenseDetector):
             with torch.inference_mode(False):  # training may use them later
                 self._priors[key] = make_priors(feature_sizes, self.strides, self.anchor_sizes, device)
         return self._priors[key]
-
-
-def _unrounded_size(sample):
-    """(height, width) of the original image times the factor by which `image` was resized: the longer side is exact."""
-    sizes = sample["image"].shape[1:]
-    original = sample.get("height", sizes[0]), sample.get("width", sizes[1])
-    factor = max(size / side for size, side in zip(sizes, original))
-    return original[0] * factor, original[1] * factor

@@ -1,9 +1,11 @@
 import copy
 import math
 import os
+import re
 
 from dense_d2.checkpoint import DenseCheckpointer
 from dense_d2.engine.optim import param_groups
+from dense_d2.errors import UserError
 from tests.yolof_d2.tiny import batch, instances
 from tests.yolox_d2.tiny import tiny_coupled_head, tiny_head, tiny_yolox
 from yolox_d2 import add_yolox_config
@@ -135,6 +137,16 @@ def test_batch_is_resized_with_its_boxes():
     priors, (_, _, _, gt_boxes, gt_classes, gt_valid) = seen[0]
     assert [shape[:2] for shape in priors.shapes] == [(12, 16), (6, 8), (3, 4)]
     assert gt_boxes.tolist() == [[[16, 24, 64, 72]]] and gt_classes.tolist() == [[1]] and gt_valid.tolist() == [[True]]
+
+
+@pytest.mark.parametrize("size, nearest", [((80, 80), (64, 64)), ((60, 60), (64, 64)), ((96, 10), (96, 32))])
+def test_a_training_size_that_the_strides_do_not_divide_is_an_error(size, nearest):
+    sample = {**batch(SOME)[0], "input_size": size}
+    with pytest.raises(UserError, match=re.escape(f"{size} pixels, but sides must be multiples of 32")) as raised:
+        tiny_yolox().train()([sample])
+    assert f"the nearest are {nearest}" in str(raised.value)
+    images = tiny_yolox().eval().preprocess_image([{"image": torch.zeros(3, *size, dtype=torch.uint8)}])
+    assert images.tensor.shape[2:] == (math.ceil(max(size) / 32) * 32,) * 2
 
 
 def test_images_are_padded_to_a_square_and_boxes_fit_the_original():
