@@ -17,7 +17,7 @@ from .letterbox import Letterbox
 from .mixup import draw_partner, draw_placement, place
 from .picture import gather_boxes
 
-__all__ = ["CopyPaste"]
+__all__ = ["CopyPaste", "usable_mask"]
 
 
 class CopyPaste:
@@ -52,11 +52,11 @@ class CopyPaste:
 
     def __call__(self, picture, draw, size):
         placement = draw_placement(self.scale, self.flip_prob, size)
-        partner = draw_partner(draw, self.max_draws, lambda p: p.masks is not None and any(p.masks))
+        partner = draw_partner(draw, self.max_draws, lambda p: any(map(usable_mask, p.masks or ())))
         if partner is None:
             return picture
         chosen = np.random.uniform(size=len(partner.boxes)) < self.instance_prob
-        chosen &= np.array([bool(mask) for mask in partner.masks])
+        chosen &= np.array([bool(usable_mask(mask)) for mask in partner.masks])
         return self.paste(picture, partner.select(chosen), size, placement)
 
     def paste(self, picture, partner, size, placement):
@@ -78,6 +78,16 @@ class CopyPaste:
         return dataclasses.replace(picture, image=image, boxes=boxes, classes=classes, weights=weights, masks=None)
 
 
+def usable_mask(mask):
+    """Args: mask: a COCO segmentation or None. Returns run lengths as they are, or the list of the polygons of at least
+    three points, which is empty where there is none. A single polygon may stand for a list of one."""
+    if isinstance(mask, dict):
+        return mask
+    if mask and isinstance(mask[0], (int, float)):
+        mask = [mask]
+    return [polygon for polygon in mask or () if len(polygon) >= 6 and len(polygon) % 2 == 0]
+
+
 def _draw(mask, partner, placement, pasted):
     """Sets the pixels of a COCO segmentation, polygons or run lengths, to 1, where the partner is placed."""
     scale = placement.ratio(partner.image) * np.array(partner.mask_scale)
@@ -92,7 +102,8 @@ def _draw(mask, partner, placement, pasted):
         np.maximum(pasted, cv2.warpAffine(full, matrix, pasted.shape[::-1], flags=cv2.INTER_NEAREST), out=pasted)
         return
     polygons = [
-        np.asarray(polygon, dtype=np.float64).reshape(-1, 2) @ matrix[:, :2].T + matrix[:, 2] for polygon in mask
+        np.asarray(polygon, dtype=np.float64).reshape(-1, 2) @ matrix[:, :2].T + matrix[:, 2]
+        for polygon in usable_mask(mask)
     ]
     # one call an object part: fillPoly would leave the overlap of two parts empty
     for polygon in polygons:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..datasets import DatasetError, drop_bad_boxes, load_records
 from .cache import open_cache
+from .copy_paste import usable_mask
 from .sampler import StreamSampler
 from .train_dataset import TrainDataset
 
@@ -140,8 +141,10 @@ def build_train_loader(
     if getattr(composition, "needs_masks", False) and not keep_masks:
         raise ValueError("a step of the composition needs masks; set dataloader.train.keep_masks=true")
     records = _select(_load(dataset, keep_masks), dataset, filter_empty)
-    if keep_masks and not any(a.get("segmentation") for r in records for a in r.get("annotations", ())):
-        raise DatasetError(f"{dataset}: keep_masks is set, and no box has a segmentation; leave copy-paste out")
+    if keep_masks and not any(usable_mask(a.get("segmentation")) for r in records for a in r.get("annotations", ())):
+        raise DatasetError(
+            f"{dataset}: keep_masks is set, and no box has a segmentation of three points or more; leave copy-paste out"
+        )
     if cache != "none":
         mapper.cache, records = open_cache(cache, cache_dir, records, mapper)
     is_wide = np.array([r.get("width", 0) > r.get("height", 0) for r in records]) if aspect_ratio_grouping else None

@@ -218,6 +218,10 @@ def test_copy_paste_asks_for_masks_and_finds_them_in_the_file(name, images):
         make_loader(name, composition=composition)
     with pytest.raises(DatasetError, match="no box has a segmentation"):
         make_loader(name, composition=composition, keep_masks=True)
+    records = load_records(name)
+    records[0]["annotations"][0]["segmentation"] = [[1, 2, 3]]
+    with pytest.raises(DatasetError, match="no box has a segmentation of three points"):
+        make_loader(records, composition=composition, keep_masks=True)
     with open(images[1]) as file:
         coco = json.load(file)
     for entry in coco["annotations"]:

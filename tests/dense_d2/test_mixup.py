@@ -127,6 +127,20 @@ def test_objects_that_are_pasted_over_are_dropped():
         assert pasted.classes.tolist() == classes
 
 
+def test_a_polygon_without_brackets_is_taken_and_a_bad_one_is_none():
+    np.random.seed(0)
+    step, partner = CopyPaste(scale=(1, 1), flip_prob=0, instance_prob=1), with_mask("polygon")
+    good = partner.masks[0][0]
+    expected = step(square(), lambda: partner, SIZE).image
+    for mask in (good, [good, good[:-1]], [good, [], good[:4]]):
+        partner.masks = [mask]
+        assert (step(square(), lambda: partner, SIZE).image == expected).all()
+    picture = square()
+    for mask in (None, [], [[]], [good[:-1]], good[:-1], [good[:4]], [[31, 11], [50, 11], [50, 29]]):
+        partner.masks = [mask]
+        assert step(picture, lambda: partner, SIZE) is picture
+
+
 def test_without_masks_nothing_is_pasted():
     picture = square()
     assert CopyPaste()(picture, lambda: square(number=1), SIZE) is picture
