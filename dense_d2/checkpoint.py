@@ -4,7 +4,7 @@ Nothing in a file is executed (see `checkpoint_file`). The format is recognised 
 is an error that names the keys.
 
 Our training checkpoints hold `model`, `trainer` (iteration, optimizer, grad scaler, hooks such as EMA and the LR schedule)
-and `meta` (class names, category ids, config, versions).
+and `meta` (class names, category ids, pixel settings, config, versions).
 """
 
 import logging
@@ -34,13 +34,14 @@ class DenseCheckpointer(DetectionCheckpointer):
     Args:
         model: the detector; its class may list `released_formats` and `class_layers` (see `DenseDetector`).
         save_dir: folder for `save`.
-        meta: plain dict stored in every checkpoint under "meta".
+        meta: plain dict stored in every checkpoint under "meta", together with the pixel settings of the model.
         checkpointables: further objects with state_dict/load_state_dict, such as `trainer=`.
     """
 
     def __init__(self, model, save_dir="", *, save_to_disk=None, meta=None, **checkpointables):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.meta = meta or {}
+        pixels = {key: getattr(self.model, key, None) for key in _PIXEL_SETTINGS}
+        self.meta = {**(meta or {}), **_pixel_settings(pixels)}
 
     def save(self, name, **kwargs):
         """Writes `<save_dir>/<name>.pth`: a half-written file never takes the place of a good one."""
@@ -108,8 +109,8 @@ class DenseCheckpointer(DetectionCheckpointer):
         target = self.model.state_dict()
         state, scope = self._recognise(state, target, path, caffe2=checkpoint.get("format") == "caffe2")
         state, scope, fresh = _move_below_new_necks(state, scope, target)
-        wanted = _pixel_settings({key: getattr(self.model, key, None) for key in _PIXEL_SETTINGS})
-        _check_pixel_settings(_pixel_settings(state), wanted, path)
+        found = {**_pixel_settings(checkpoint.get("meta", {})), **_pixel_settings(state)}
+        _check_pixel_settings(found, _pixel_settings(self.meta), path)
         if whole and (scope or fresh):
             holds = "only a backbone" if scope else f"a detector without {shorten(sorted(fresh))}"
             raise CheckpointError(

@@ -56,7 +56,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     rest = DenseCheckpointer(other, str(tmp_path), optimizer=fresh).resume_or_load("", resume=True)
     assert equal(model, other)
     assert fresh.param_groups[0]["lr"] == 0.5
-    assert rest["iteration"] == 7 and rest["meta"] == meta
+    assert rest["iteration"] == 7 and rest["meta"] == {**meta, "pixel_mean": [1.0, 2.0, 3.0]}
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0.pth"]  # no half-written file stays
 
 
@@ -197,6 +197,33 @@ def test_other_pixel_statistics_are_an_error(tmp_path):
     state = {**Detector().state_dict(), "pixel_mean": torch.tensor([1.0, 2.0, 9.0])}
     with pytest.raises(CheckpointError, match=r"pixel_mean=\[1.0, 2.0, 9.0\]"):
         DenseCheckpointer(Detector()).load(save(state, tmp_path / "x.pth"))
+
+
+def with_pixels(mean, order):
+    model = Detector()
+    model.pixel_mean.copy_(torch.tensor(mean).view(-1, 1, 1))
+    model.input_format = order
+    return model
+
+
+@pytest.mark.parametrize("mean, order", [([103.53, 116.28, 123.675], "RGB"), ([0.0, 0.0, 0.0], "BGR")])
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_our_files_know_their_pixel_settings(tmp_path, mean, order, kind):
+    model, path = with_pixels([103.53, 116.28, 123.675], "BGR"), str(tmp_path / f"m.{kind}")
+    writer = DenseCheckpointer(model, str(tmp_path))
+    if kind == "pth":
+        writer.save("m")
+    else:
+        save_safetensors(path, model.state_dict(), writer.meta)
+    DenseCheckpointer(with_pixels([103.53, 116.28, 123.675], "BGR")).load(path)
+    for reinit_head in (False, True):
+        with pytest.raises(
+            CheckpointError, match=r"model\.pixel_mean=\[103\.53,116\.28,123\.675\] model\.input_format=BGR"
+        ):
+            DenseCheckpointer(with_pixels(mean, order)).load(path, reinit_head=reinit_head)
+    DenseCheckpointer(with_pixels(mean, order)).load(
+        save({"model": model.state_dict(), "meta": {}}, tmp_path / "old.pth")
+    )
 
 
 @pytest.mark.parametrize("nested", [False, True])
