@@ -50,3 +50,23 @@ def test_damaged_files_are_found(tmp_path, kept):
     if kept != -2:  # Pillow reads a file that lacks only its end mark
         with pytest.raises(UnreadableImage):
             read_image({"file_name": str(path)}, "BGR", fast=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+@pytest.mark.parametrize("mark", [0xC0, 0xD0, 0xD9, 0xDA, 0xE0])
+def test_damage_in_the_middle_is_found_where_pillow_finds_it(tmp_path, options, mark):
+    path = tmp_path / "a.jpg"
+    smooth(200, 300).save(path, **options)
+    content = bytearray(path.read_bytes())
+    content[-1500:-1498] = 0xFF, mark
+    path.write_bytes(content)
+
+    def read(fast):
+        try:
+            return read_image({"file_name": str(path)}, "BGR", fast=fast)
+        except UnreadableImage as error:
+            return str(error)
+
+    found = read(fast=True)
+    assert np.array_equal(found, read(fast=False))
+    assert isinstance(found, str) or mark != 0xC0
