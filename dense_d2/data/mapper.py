@@ -13,6 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
 from ..datasets import to_xywh
+from ..errors import UserError
 from .jpeg import decode_jpeg
 
 __all__ = ["DenseMapper", "UnreadableImage", "read_image"]
@@ -20,10 +21,12 @@ __all__ = ["DenseMapper", "UnreadableImage", "read_image"]
 logger = logging.getLogger(__name__)
 
 
-class UnreadableImage(RuntimeError):
+class UnreadableImage(UserError):
     """An image file that cannot be read, or whose size is not what the annotations say."""
 
-    def __init__(self, path, reason):
+    def __init__(self, path, reason=None):
+        if reason is None:  # a DataLoader makes its worker's error anew from one text, a traceback that ends in `str`
+            path, reason = path.rstrip().rpartition(f"{type(self).__name__}: ")[2].split(": ", 1)
         super().__init__(path, reason)
         self.path, self.reason = path, reason
 

@@ -2,15 +2,17 @@ from dense_d2.data.jitter_crop import RandomJitterCrop
 from dense_d2.data.mapper import DenseMapper, UnreadableImage
 from dense_d2.data.shift import RandomShift, ShiftTransform
 from dense_d2.datasets import load_records, register_coco
+from dense_d2.errors import UserError
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetMapper, MapDataset
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from omegaconf import ListConfig
 from PIL import Image
+from torch.utils.data import DataLoader
 
 
 def make_record(path, size=(40, 20), boxes=(), mode="RGB", **save):
@@ -136,6 +138,16 @@ def test_an_unreadable_file_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UnreadableImage, match=r"broken\.jpg: \w+"):
         DenseMapper(True, augmentations=[])(record)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unreadable_file_is_an_error_of_the_user_from_a_worker_too(tmp_path, num_workers):
+    path = tmp_path / "broken: or not.jpg"
+    path.write_bytes(b"")
+    dataset = MapDataset([{"file_name": str(path)}], DenseMapper(False, augmentations=[]))
+    with pytest.raises(UserError) as caught:
+        list(DataLoader(dataset, batch_size=None, num_workers=num_workers))
+    assert str(caught.value).startswith(f"{path}: UnidentifiedImageError: cannot identify")
 
 
 def test_an_error_in_an_augmentation_is_not_taken_for_a_broken_image(tmp_path):
