@@ -58,17 +58,18 @@ class DenseCheckpointer(DetectionCheckpointer):
         os.replace(path + ".part", path)
         self.tag_last_checkpoint(f"{name}.pth")
 
-    def load(self, path, checkpointables=None, *, reinit_head=False, whole=False):
+    def load(self, path, checkpointables=None, *, reinit_head=False, whole=False, averaged=None):
         """Loads weights, and the state of `checkpointables` (all that the file has, unless a list of names is given).
 
         Args:
             path: file or URL in any of the formats above; empty: nothing is loaded.
             reinit_head: leave the layers whose shape depends on the classes as they were initialised.
             whole: refuse a file that fills only the backbone.
+            averaged: "ema" or "swa": instead of the raw weights, the averages that this hook kept in training.
         Returns:
             dict: what else the file held.
         Raises:
-            CheckpointError: unreadable, or keys, shapes, classes or pixel settings do not fit.
+            CheckpointError: unreadable, without those averages, or keys, shapes, classes or pixel settings do not fit.
         """
         if not path:
             logger.info("No checkpoint given: the model starts from its initialisation.")
@@ -82,6 +83,8 @@ class DenseCheckpointer(DetectionCheckpointer):
         if not os.path.isfile(local_path):
             raise FileNotFoundError(f"No checkpoint {path!r}: give train.init_checkpoint a file, or leave it empty.")
         checkpoint = read_checkpoint(local_path)
+        if averaged:
+            checkpoint["model"].update(_averages(checkpoint, averaged, path))
         self._check_classes(checkpoint.get("meta", {}), path, reinit_head)
         self._load_weights(checkpoint, path, reinit_head, whole)
         for key in self.checkpointables if checkpointables is None else checkpointables:
@@ -187,6 +190,18 @@ class DenseCheckpointer(DetectionCheckpointer):
         else:
             lines.append("  Use the config the file was trained with.")
         return "\n".join(lines)
+
+
+def _averages(checkpoint, name, path):
+    """The averaged weights that a hook kept; `name` is that of its class, in lower case."""
+    states = checkpoint.get("trainer", {}).get("hooks", {})
+    kept = {kind.lower(): state["weights"] for kind, state in states.items() if "weights" in state}
+    if name not in kept:
+        raise CheckpointError(
+            f"{path} holds no averages {name!r}, only {' and '.join(['the raw weights', *map(repr, kept)])}: leave "
+            "`averaged` out for the raw ones, or give a checkpoint of a run whose train.hooks keep these averages."
+        )
+    return kept[name]
 
 
 def rename_keys(state_dict, rename):

@@ -1,8 +1,10 @@
 import collections
 import os
 import pickle
+from types import SimpleNamespace
 
 from dense_d2.checkpoint import CheckpointError, DenseCheckpointer, read_checkpoint, rename_keys, save_safetensors
+from dense_d2.engine import EMA
 
 import numpy as np
 import pytest
@@ -224,6 +226,29 @@ def test_our_files_know_their_pixel_settings(tmp_path, mean, order, kind):
     DenseCheckpointer(with_pixels(mean, order)).load(
         save({"model": model.state_dict(), "meta": {}}, tmp_path / "old.pth")
     )
+
+
+def test_averages_are_loaded_on_request(tmp_path):
+    model, raw, averaged = Detector(), Detector(), Detector()
+    hook = EMA(decay=0.5, warmup=0)
+    hook.trainer = SimpleNamespace(model=model)
+    hook.before_train()
+    model.load_state_dict(Detector().state_dict())
+    hook.after_step()
+    trainer = SimpleNamespace(
+        state_dict=lambda: {"hooks": {"EMA": hook.state_dict(), "LRScheduler": {"last_epoch": 1}}}
+    )
+    DenseCheckpointer(model, str(tmp_path), trainer=trainer).save("m")
+    path = str(tmp_path / "m.pth")
+    DenseCheckpointer(raw).load(path)
+    DenseCheckpointer(averaged).load(path, averaged="ema")
+    assert equal(raw, model) and not equal(averaged, model)
+    with hook.applied_to(model):
+        assert equal(averaged, model)
+    with pytest.raises(CheckpointError, match="no averages 'swa', only the raw weights and 'ema'"):
+        DenseCheckpointer(raw).load(path, averaged="swa")
+    with pytest.raises(CheckpointError, match="only the raw weights:"):
+        DenseCheckpointer(raw).load(save(model.state_dict(), path), averaged="ema")
 
 
 @pytest.mark.parametrize("nested", [False, True])
