@@ -4,11 +4,14 @@ The files of July 2021 ("legacy") have the same names, but expect RGB images wit
 instead of raw BGR ones. Their first layer tells: it keeps the scale of its input, and theirs is about 1, not about 60.
 """
 
+import logging
 import re
 
 from dense_d2.checkpoint import rename_keys
 
 __all__ = ["from_author"]
+
+logger = logging.getLogger(__name__)
 
 LEGACY_PIXELS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375], "input_format": "RGB"}
 RAW_PIXELS = {"pixel_mean": [0.0, 0.0, 0.0], "pixel_std": [1.0, 1.0, 1.0], "input_format": "BGR"}
@@ -75,7 +78,7 @@ def from_author(state_dict):
 
 
 def _expected_pixels(state_dict, stem):
-    """What pixel settings the first block was trained with; nothing where its scale does not tell."""
+    """What pixel settings the first block was trained with; nothing, and a warning, where its scale does not tell."""
     weight, scale, variance = (
         state_dict[f"backbone.bottom_up.{stem}.{name}"].float()
         for name in ("conv.weight", "norm.weight", "norm.running_var")
@@ -83,4 +86,15 @@ def _expected_pixels(state_dict, stem):
     gain = (scale.abs() * weight.flatten(1).norm(dim=1) / (variance + 1e-3).sqrt()).median()
     if gain > 0.2:  # about 1 / the standard deviation of the input
         return LEGACY_PIXELS
-    return RAW_PIXELS if gain < 0.05 else {}
+    if gain < 0.05:
+        return RAW_PIXELS
+    logger.warning(
+        "The gain of the file's first layer is %.3f; below 0.05 tells raw pixels, above 0.2 normalised ones. "
+        "So nothing checks the config: evaluate with %s and with %s, and keep those with the higher AP.",
+        gain,
+        *(
+            " ".join(f"model.{key}={value}".replace(" ", "") for key, value in x.items())
+            for x in (RAW_PIXELS, LEGACY_PIXELS)
+        ),
+    )
+    return {}

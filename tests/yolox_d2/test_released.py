@@ -1,6 +1,8 @@
 """The authors' names, written down from the description of their checkpoints, against our networks; and their pixels."""
 
+import logging
 import os
+import re
 
 from dense_d2.checkpoint import CheckpointError, DenseCheckpointer
 from dense_d2.config import load_config
@@ -160,6 +162,14 @@ def test_current_files_need_raw_pixels(tmp_path):
     DenseCheckpointer(nano()).load(path)
     with pytest.raises(CheckpointError, match=r"model\.pixel_std=\[1\.0,1\.0,1\.0\]"):
         DenseCheckpointer(nano("model.pixel_std=[58.395,57.12,57.375]")).load(path)
+
+
+def test_a_gain_in_between_is_told(tmp_path, caplog):
+    for gain, count in ((0.015, 0), (0.1, 1)):
+        with caplog.at_level(logging.WARNING, "yolox_d2.released"):
+            DenseCheckpointer(nano()).load(released_nano(tmp_path / "x.pth", gain))
+        assert len(caplog.records) == count
+    assert re.search(r"is 0\.100; .*model\.pixel_mean=\[0\.0,0\.0,0\.0\].*model\.input_format=RGB", caplog.text)
 
 
 def test_ours_is_not_taken_for_theirs():
