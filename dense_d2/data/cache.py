@@ -51,7 +51,7 @@ def open_cache(kind, folder, records, reader):
     shapes = np.array(shapes, dtype=np.int64).reshape(-1, 2)
     num_bytes = int(3 * shapes.prod(axis=1).sum())
     if kind == "disk":
-        cache = _open_disk(folder, reader.max_size, num_bytes)
+        cache = _open_disk(folder, reader.max_size, records, num_bytes)
     else:
         cache = _open_memory(shapes, num_bytes)
     logger.info(f"Image cache ({kind}): {len(records)} images, {num_bytes / 2**30:.2f} GB")
@@ -66,11 +66,13 @@ def _with_size(record, slot):
     return record
 
 
-def _open_disk(folder, max_size, num_bytes):
+def _open_disk(folder, max_size, records, num_bytes):
     if not folder:
         raise UserError("cache=disk needs a folder; set dataloader.train.cache_dir")
     cache = DiskCache(folder, max_size)
-    missing, free = num_bytes - cache.num_bytes(), shutil.disk_usage(cache.folder).free
+    missing, free = num_bytes, shutil.disk_usage(cache.folder).free
+    if missing > MOST_OF_FREE * free:
+        missing -= cache.num_bytes(records)
     if missing > MOST_OF_FREE * free:
         raise UserError(
             f"cache=disk needs {missing / 2**30:.1f} GB more in {cache.folder}, and {free / 2**30:.1f} GB are free; "

@@ -87,8 +87,6 @@ class PictureReader:
         record = dict(record)
         annotations = [a for a in record.pop("annotations", ()) if self.keep_crowds or not a.get("iscrowd", 0)]
         image = self._read(record) if self.cache is None else self.cache.get(record, self._read)
-        if image.shape[:2] != self.image_shape(record["height"], record["width"]):  # a cache knows no annotations
-            image = self._read(record)
         record.pop("cache_slot", None)
         scale_y, scale_x = image.shape[0] / record["height"], image.shape[1] / record["width"]
         boxes = self._boxes(annotations, record["width"], record["height"])

@@ -103,6 +103,12 @@ def test_annotations_that_do_not_fit_a_cached_image_are_found(name, tmp_path):
     reader(records[0])
     with pytest.raises(UnreadableImage, match="Mismatched"):
         reader({**records[0], "width": 500})
+    small, records = reader_with("disk", load_records(name), tmp_path, max_size=32)
+    image = small(records[0]).image
+    height, width = records[0]["height"], records[0]["width"]
+    with pytest.raises(UnreadableImage, match="Mismatched"):  # though it would shrink to the same size
+        small({**records[0], "height": 2 * height, "width": 2 * width})
+    assert np.array_equal(small(records[0]).image, image)
 
 
 def test_what_lies_in_the_folder_stays(name, tmp_path):
@@ -139,6 +145,11 @@ def test_a_full_disk_cache_needs_no_more_room(name, tmp_path, monkeypatch):
         reader(record)
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 0}))
     reader_with("disk", load_records(name), tmp_path)
+    with pytest.raises(UserError, match="cache=disk needs"):  # entries of another size are no help
+        reader_with("disk", load_records(name), tmp_path, max_size=64)
+    others = [dict(record, file_name=record["file_name"] + ".other") for record in records]
+    with pytest.raises(UserError, match="cache=disk needs"):  # nor those of other images
+        reader_with("disk", others, tmp_path)
 
 
 def test_a_full_disk_stops_the_run(name, tmp_path, monkeypatch):
@@ -150,7 +161,7 @@ def test_a_full_disk_stops_the_run(name, tmp_path, monkeypatch):
     monkeypatch.setattr("dense_d2.data.disk_cache.os.replace", full)
     with pytest.raises(UserError, match=r"cannot write .*No space left.*cache=none"):
         reader(records[0])
-    assert reader.cache.num_bytes() == 0
+    assert not [files for _, _, files in os.walk(reader.cache.folder) if files]
 
 
 @pytest.mark.parametrize(
