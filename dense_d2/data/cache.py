@@ -11,12 +11,13 @@ import mmap
 import os
 import shutil
 import socket
+import struct
 
 import numpy as np
 from detectron2.utils import comm
 
 from ..errors import UserError
-from .disk_cache import DiskCache
+from .disk_cache import DiskCache, stamp
 from .image_file import probe_image
 
 __all__ = ["MemoryCache", "free_memory", "open_cache"]
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("none", "memory", "disk")
 MOST_OF_FREE = 0.9
+STAMP = struct.Struct("<4q")
 
 
 def open_cache(kind, folder, records, reader):
@@ -115,9 +117,10 @@ def free_memory():
 
 
 class MemoryCache:
-    """Images at fixed places in a block of shared memory; one byte an image says that its pixels are there.
+    """Images at fixed places in a block of shared memory, behind their stamps; zeros say that an image is not there yet.
 
-    Two workers that read the same image at once write the same bytes.
+    Two workers that read the same image at once write the same bytes. An image whose stamp has changed is read anew each
+    time and does not take the place of the first, which others may be looking at.
 
     Args:
         shapes: (n, 2) int: height, width of every image; 0 for one that is not kept.
@@ -126,7 +129,7 @@ class MemoryCache:
 
     def __init__(self, shapes, path=None):
         self.shapes = shapes
-        self.ends = len(shapes) + np.cumsum(3 * shapes.prod(axis=1))
+        self.ends = STAMP.size * len(shapes) + np.cumsum(3 * shapes.prod(axis=1))
         if path is None:
             descriptor = os.memfd_create("dense_d2_images")
             os.ftruncate(descriptor, max(int(self.ends[-1]) if len(shapes) else 0, 1))
@@ -148,10 +151,15 @@ class MemoryCache:
         height, width = self.shapes[slot].tolist()
         num_bytes = 3 * height * width
         start = int(self.ends[slot]) - num_bytes
-        if not self.memory[slot]:
+        try:
+            current = STAMP.pack(*stamp(record))
+        except OSError:
+            return read(record)  # which says what is wrong
+        found = self.memory[STAMP.size * slot : STAMP.size * (slot + 1)]
+        if found != current:
             image = read(record)
-            if image.shape[:2] != (height, width):  # its size was unknown beforehand
+            if any(found) or image.shape[:2] != (height, width):  # has changed, or its size was unknown beforehand
                 return image
             os.pwrite(self.descriptor, np.ascontiguousarray(image).data, start)
-            os.pwrite(self.descriptor, b"\1", slot)  # after the pixels
+            os.pwrite(self.descriptor, current, STAMP.size * slot)  # after the pixels
         return np.frombuffer(self.memory, np.uint8, num_bytes, start).reshape(height, width, 3)

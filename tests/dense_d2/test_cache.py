@@ -59,10 +59,12 @@ def test_memory_is_shared_with_whoever_opens_it(name):
     assert np.array_equal(MemoryCache(shapes, reader.cache.path).get(records[4], None), image)
 
 
-def test_a_changed_file_is_read_anew(name, tmp_path):
-    reader, records = reader_with("disk", load_records(name), tmp_path)
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_a_changed_file_is_read_anew(name, kind, tmp_path):
+    reader, records = reader_with(kind, load_records(name), tmp_path)
     record = records[1]
-    reader(record)
+    first = reader(record).image
+    before = first.copy()
     path = record["file_name"]
     Image.new("RGB", (record["width"], record["height"]), (1, 2, 3)).save(path)
     assert reader(record).image[0, 0].tolist() == [3, 2, 1]
@@ -70,6 +72,10 @@ def test_a_changed_file_is_read_anew(name, tmp_path):
     Image.new("RGB", (record["width"], record["height"]), (1, 2, 4)).save(path)  # as many bytes
     os.utime(path, ns=(time, time + 1))
     assert reader(record).image[0, 0].tolist() == [4, 2, 1]
+    assert np.array_equal(first, before)
+    os.remove(path)
+    with pytest.raises(UnreadableImage, match="No such file"):
+        reader(record)
 
 
 def test_entries_belong_to_one_size_and_to_one_format(name, tmp_path, monkeypatch):
@@ -98,12 +104,13 @@ def test_a_damaged_entry_is_replaced(name, tmp_path, keep):
     assert Path(path).read_bytes() == content
 
 
-def test_annotations_that_do_not_fit_a_cached_image_are_found(name, tmp_path):
-    reader, records = reader_with("disk", load_records(name), tmp_path)
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_annotations_that_do_not_fit_a_cached_image_are_found(name, kind, tmp_path):
+    reader, records = reader_with(kind, load_records(name), tmp_path)
     reader(records[0])
     with pytest.raises(UnreadableImage, match="Mismatched"):
         reader({**records[0], "width": 500})
-    small, records = reader_with("disk", load_records(name), tmp_path, max_size=32)
+    small, records = reader_with(kind, load_records(name), tmp_path, max_size=32)
     image = small(records[0]).image
     height, width = records[0]["height"], records[0]["width"]
     with pytest.raises(UnreadableImage, match="Mismatched"):  # though it would shrink to the same size
