@@ -26,6 +26,8 @@ class CenterAssigner(CellAssigner):
             ranges: pixels from the centre to the farthest side, i.e. half the longer side, up to which (inclusive) a box
                 belongs to the first level, the second, ...; whatever is larger to the last.
         """
+        if radius < 0 or radius % 1:
+            raise ValueError(f"radius is {radius}; give a whole number of cells: 0 for one positive, 1 for 3x3")
         self.radius, self.ranges = radius, tuple(ranges)
 
     @torch.no_grad()

@@ -72,7 +72,9 @@ class YOLOXHead(nn.Module):
         """
         super().__init__()
         self.num_classes, self.num_anchors = num_classes, num_anchors
+        width = int(64 * width) / 64  # whole units, as the backbone has them
         in_channels, channels = [int(level * width) for level in in_channels], int(channels * width)
+        self.in_channels = in_channels
         plain, spatial = block_factory(
             depthwise=depthwise, norm=norm, norm_eps=norm_eps, norm_momentum=norm_momentum, activation=activation
         )
@@ -131,6 +133,7 @@ class CoupledHead(nn.Module):
         """Args: see `YOLOXHead`."""
         super().__init__()
         self.num_classes, self.num_anchors = num_classes, num_anchors
+        self.in_channels = list(in_channels)
         block, _ = block_factory(norm=norm, norm_eps=norm_eps, norm_momentum=norm_momentum, activation=activation)
         self.convs = nn.ModuleList(block(level, 2 * level, 3) for level in in_channels)
         self.preds = nn.ModuleList(nn.Conv2d(2 * level, num_anchors * (5 + num_classes), 1) for level in in_channels)
@@ -155,4 +158,6 @@ class CoupledHead(nn.Module):
 
 
 def _logit(probability):
+    if not 0 < probability < 1:
+        raise ValueError(f"prior_prob is {probability}; a probability at initialisation is above 0 and below 1")
     return -math.log((1 - probability) / probability)

@@ -12,7 +12,17 @@ Shapes: N images, R priors, M padded ground-truth boxes, C priors of the cells n
 
 import torch
 
-from .assignment import BACKGROUND, Assignment, box_iou, box_planes, cells_near, centers_of, matched_ious, no_match
+from .assignment import (
+    BACKGROUND,
+    Assignment,
+    box_iou,
+    box_planes,
+    cells_near,
+    centers_of,
+    matched_ious,
+    no_match,
+    require_positive,
+)
 
 __all__ = ["OneToOneAssigner"]
 
@@ -34,6 +44,7 @@ class OneToOneAssigner:
             patience: rounds after which epsilon doubles.
             max_rounds: bound on the rounds.
         """
+        require_positive(radius=radius)
         self.alpha, self.radius = alpha, radius
         self.epsilon, self.patience, self.max_rounds = epsilon, patience, max_rounds
 

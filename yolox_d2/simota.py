@@ -16,7 +16,16 @@ from typing import NamedTuple
 
 import torch
 
-from .assignment import Assignment, CellAssigner, box_iou, box_planes, cells_near, centers_of, no_match
+from .assignment import (
+    Assignment,
+    CellAssigner,
+    box_iou,
+    box_planes,
+    cells_near,
+    centers_of,
+    no_match,
+    require_positive,
+)
 
 __all__ = ["SimOTA"]
 
@@ -56,6 +65,7 @@ class SimOTA(CellAssigner):
         """
         if geometry not in ("center", "union"):
             raise ValueError(f'geometry is {geometry!r}; it must be "center" or "union"')
+        require_positive(radius=radius, topk=topk)
         self.radius, self.geometry, self.iou_weight, self.topk, self.chunk = radius, geometry, iou_weight, topk, chunk
         self.penalty = penalty or {"center": 1e6, "union": 1e5}[geometry]
 

@@ -111,13 +111,16 @@ class YOLOX(DenseAnswers, DenseDetector):
             raise ValueError("a selector in the head and a select_assigner need each other; give both or none")
         self.assigner, self.select_assigner = assigner, select_assigner
         self.box_coder = box_coder
-        self.anchor_sizes = (
-            None if anchor_sizes is None else [[tuple(size) for size in level] for level in anchor_sizes]
-        )
+        self.anchor_sizes = anchor_sizes and [[tuple(size) for size in level] for level in anchor_sizes]
         self.use_l1 = use_l1
         self.box_loss_weight, self.select_loss_weight = box_loss_weight, select_loss_weight
         self.class_agnostic_nms = class_agnostic_nms
         shapes = backbone.output_shape()
+        found = {name: shape.channels for name, shape in shapes.items()}
+        if [found.get(name) for name in head_in_features] != head.in_channels:
+            raise ValueError(
+                f"head_in_features is {list(head_in_features)} of {found}; the head takes maps of {head.in_channels} channels"
+            )
         self.strides = [shapes[name].stride for name in head_in_features]
         self._priors = {}
 
@@ -130,7 +133,7 @@ class YOLOX(DenseAnswers, DenseDetector):
             "backbone": backbone,
             "head": YOLOXHead(
                 in_channels=[shapes[name].channels for name in yolox.IN_FEATURES],
-                channels=int(256 * yolox.WIDTH),
+                channels=4 * int(64 * yolox.WIDTH),
                 num_classes=yolox.NUM_CLASSES,
                 depthwise=yolox.DEPTHWISE,
                 activation=yolox.ACTIVATION,

@@ -91,6 +91,14 @@ def test_assigners_of_cells_refuse_several_anchors_a_cell(assigner):
         tiny_yolox(head=tiny_head(num_anchors=2), anchor_sizes=ANCHORS, assigner=assigner)
 
 
+def test_a_radius_that_is_none_is_an_error():
+    for radius in (-1, 1.5):
+        with pytest.raises(ValueError, match=f"radius is {radius}; give a whole number of cells"):
+            CenterAssigner(radius=radius)
+    with pytest.raises(ValueError, match="radius is 0; it must be above 0"):
+        OneToOneAssigner(radius=0)
+
+
 def test_ranges_that_do_not_fit_the_levels_are_an_error():
     with pytest.raises(ValueError, match="3 ranges for 3 levels"):
         CenterAssigner(ranges=(1, 2, 3))(*plain_scene([[0, 0, 9, 9]]))

@@ -196,6 +196,13 @@ def test_no_gradient_and_any_layout():
     assert torch.equal(ours.matched_idxs, expected.matched_idxs) and not ours.ious.requires_grad
 
 
+@pytest.mark.parametrize("setting", [{"radius": -1}, {"radius": 0}, {"topk": 0}])
+def test_a_setting_with_no_candidates_is_an_error(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be above 0"):
+        SimOTA(**setting)
+
+
 def test_an_unknown_geometry_is_an_error():
     with pytest.raises(ValueError, match="'square'"):
         SimOTA(geometry="square")

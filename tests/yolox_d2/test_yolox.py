@@ -243,6 +243,25 @@ def test_what_does_not_fit_together_is_an_error():
         tiny_yolox(head=tiny_head(num_anchors=3))
     with pytest.raises(ValueError, match="selector"):
         tiny_yolox(head=tiny_head(selector=True))
+    for names in (["p3", "p4"], ["p3", "p4", "p6"]):
+        with pytest.raises(ValueError, match=re.escape(f"head_in_features is {names} of {{'p3': 8, ")):
+            tiny_yolox(head_in_features=names)
+    for probability in (0, 1):
+        with pytest.raises(ValueError, match=f"prior_prob is {probability};"):
+            tiny_head(prior_prob=probability)
+
+
+def test_any_width_fits_backbone_and_head():
+    cfg = LazyConfig.load(os.path.join(ROOT, "configs/yolox/yolox_s.py")).model
+    cfg.backbone.bottom_up.width = 0.35  # 22 units of 64: 88 channels, where 256 * 0.35 is 89
+    yaml = get_cfg()
+    add_yolox_config(yaml)
+    yaml.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
+    yaml.MODEL.DEVICE, yaml.MODEL.YOLOX.WIDTH = "meta", 0.35
+    with torch.device("meta"):
+        for model in (instantiate(cfg), build_model(yaml)):
+            assert model.head.in_channels == [88, 176, 352]
+            assert {tower[0].conv.out_channels for tower in model.head.cls_convs} == {88}
 
 
 def test_model_can_be_copied_after_inference_and_trained():
