@@ -164,7 +164,8 @@ def test_current_files_need_raw_pixels(tmp_path):
         DenseCheckpointer(nano("model.pixel_std=[58.395,57.12,57.375]")).load(path)
 
 
-def test_a_gain_in_between_is_told(tmp_path, caplog):
+def test_a_gain_in_between_is_told(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("yolox_d2"), "propagate", True)  # a run's log file turns it off
     for gain, count in ((0.015, 0), (0.1, 1)):
         with caplog.at_level(logging.WARNING, "yolox_d2.released"):
             DenseCheckpointer(nano()).load(released_nano(tmp_path / "x.pth", gain))
