@@ -44,6 +44,10 @@ class Composition:
     ):
         if image_format not in ("BGR", "RGB"):
             raise ValueError(f"image_format is {image_format!r}; use 'BGR' or 'RGB'")
+        if not 0 <= strong_prob <= 1:
+            raise ValueError(f"strong_prob is {strong_prob}; give a probability, 0 to 1")
+        if max_boxes is not None and max_boxes < 1:
+            raise ValueError(f"max_boxes is {max_boxes}; give at least 1, or None to keep all boxes")
         self.input_size = as_size(input_size)
         self.strong, self.final, self.strong_prob = list(strong), list(final), strong_prob
         self.min_box_side, self.max_boxes = min_box_side, max_boxes

@@ -32,6 +32,8 @@ class RandomHSV:
     """
 
     def __init__(self, gains=(0.015, 0.7, 0.4), *, additive=False, prob=1.0):
+        if len(gains) != 3:
+            raise ValueError(f"gains is {list(gains)}; give three, of hue, saturation and value")
         self.gains, self.additive, self.prob = np.array(list(gains), dtype=np.float64), additive, prob
 
     def __call__(self, picture, draw, size):

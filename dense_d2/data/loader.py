@@ -198,6 +198,8 @@ def _close_iter(max_iter, close_iters):
         return math.inf
     if max_iter is None:
         raise ValueError(f"close_iters is {close_iters} and max_iter is not given; set it to train.max_iter")
-    if not 0 < close_iters <= max_iter:
+    if close_iters < 0:
+        raise ValueError(f"close_iters is {close_iters}; give the number of last iterations, 0 for none")
+    if close_iters > max_iter:
         logger.warning(f"close_iters={close_iters} of max_iter={max_iter}: no iteration has strong augmentation")
     return max_iter - close_iters

@@ -47,6 +47,8 @@ class MosaicWarp:
         min_area_ratio=0.2,
         max_aspect=20.0,
     ):
+        if min(scale) <= 0:
+            raise ValueError(f"scale is {tuple(scale)}; give a low and a high factor above 0")
         self.degrees, self.translate, self.scale, self.shear = degrees, translate, tuple(scale), shear
         self.centred = centred
         self.candidates = dict(min_side=min_side, min_area_ratio=min_area_ratio, max_aspect=max_aspect)

@@ -93,6 +93,8 @@ def test_the_phase_changes_at_exactly_its_iteration(name, straight, num_workers)
 def test_closing_needs_the_length_of_the_run(name):
     with pytest.raises(ValueError, match="close_iters is 4 and max_iter is not given"):
         make_loader(name, close_iters=4)
+    with pytest.raises(ValueError, match="close_iters is -3"):
+        make_loader(name, close_iters=-3, max_iter=9)
 
 
 def test_the_model_is_told_the_input_size(name):
@@ -139,6 +141,20 @@ def test_strong_steps_run_with_their_probability():
     assert 240 < len(ran) < 360
     composition(painted(), None, strong=False)
     assert len(composition(painted(), None, strong=False)["instances"]) == 1
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: make_composition(strong_prob=2), "strong_prob is 2"),
+        (lambda: make_composition(max_boxes=0), "max_boxes is 0"),
+        (lambda: MosaicWarp(scale=[0, 0]), "scale is .0, 0."),
+        (lambda: RandomHSV(gains=[0.5]), "gains is .0.5."),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
 def test_small_boxes_go_and_only_the_first_are_kept():
