@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .coco_file import MAX_EXAMPLES, CocoFile, DatasetError, box_faults, printable, read_coco
 from .data.image_file import probe_image
 from .data_report import DataReport, Finding
-from .datasets import check_name
+from .datasets import check_name, translates_classes
 
 __all__ = ["DataReport", "Finding", "check_before_training", "check_data"]
 
@@ -225,7 +225,8 @@ def _check_splits(cfg, splits):
             names = cfg.dataset[split].name
             loader = cfg.get("dataloader", {}).get(split, {})
             tolerated = loader.get("max_unreadable_images", 10) if split == "train" else 0
-            num_classes = cfg.model.get("num_classes", None)
+            translated = split == "test" and translates_classes(cfg)
+            num_classes = None if translated else cfg.model.get("num_classes", None)
         for name in [names] if isinstance(names, str) else names:
             _check_registered(name, split, tolerated, num_classes)
 

@@ -29,6 +29,7 @@ __all__ = [
     "register_coco",
     "resolve_datasets",
     "to_xywh",
+    "translates_classes",
 ]
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def resolve_datasets(cfg):
         DatasetError: a file is missing or unusable, or the two files disagree in their classes.
     """
     sections = {split: cfg.dataset[split] for split in ("train", "test") if split in cfg.get("dataset", {})}
-    translated = OmegaConf.select(cfg, "dataloader.evaluator.coco_classes")
+    translated = translates_classes(cfg)
     classes: Dict[str, List[str]] = {}
     for split, section in sections.items():
         images, annotations = section.get("images") or "", section.get("annotations") or ""
@@ -151,6 +152,11 @@ def _to_records(coco: CocoFile, images):
                 {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category, "iscrowd": int(crowd)}
             )
     return records
+
+
+def translates_classes(cfg):
+    """Whether the evaluator turns the model's classes, COCO's 80, into those of a test file that has others."""
+    return bool(OmegaConf.select(cfg, "dataloader.evaluator.coco_classes"))
 
 
 def check_name(name):

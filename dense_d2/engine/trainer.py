@@ -23,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 from ..check_data import check_before_training
 from ..checkpoint import DenseCheckpointer
 from ..config import dump_config
+from ..datasets import check_name, translates_classes
 from ..errors import UserError
 from ..evaluation import TimedModel, evaluate, float_results, write_results
 from ..modeling.fuse import fuse_conv_bn
@@ -220,8 +221,10 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
     @classmethod
     def evaluate_checkpoint(cls, cfg):
         """`--eval-only`: loads `train.init_checkpoint`, with the averages that the config's hooks keep, and tests it."""
+        check_name(cfg.dataset.test.name)
         model = cls.build_model(cfg)
-        checkpointer = DenseCheckpointer(model, meta=checkpoint_meta(cfg, cfg.dataset.test.name))
+        meta = checkpoint_meta(cfg, "coco_2017_val" if translates_classes(cfg) else cfg.dataset.test.name)
+        checkpointer = DenseCheckpointer(model, meta=meta)
         rest = checkpointer.load(cfg.train.init_checkpoint, checkpointables=[], whole=True)
         states = rest.get("trainer", {}).get("hooks", {})
         averages = _build_config_hooks(cfg)

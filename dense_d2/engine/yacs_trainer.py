@@ -9,6 +9,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..check_data import check_before_training
 from ..checkpoint import DenseCheckpointer
+from ..datasets import check_name
 from ..evaluation import FastCOCOEvaluator
 from .run_folder import checkpoint_to_evaluate, evaluation_folder, refuse_used_folder
 from .trainer import SavesOptimizer, checkpoint_meta
@@ -45,6 +46,8 @@ class YacsTrainer(SavesOptimizer, DefaultTrainer):
 
     @classmethod
     def evaluate_checkpoint(cls, cfg):
+        for name in cfg.DATASETS.TEST:
+            check_name(name)
         model = cls.build_model(cfg)
         meta = checkpoint_meta(cfg, cfg.DATASETS.TEST)
         DenseCheckpointer(model, meta=meta).load(cfg.MODEL.WEIGHTS, checkpointables=[], whole=True)

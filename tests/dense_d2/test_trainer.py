@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import yolof_d2  # noqa: F401  (its yacs keys)
-from dense_d2.checkpoint import CheckpointError
+from dense_d2.check_data import _check_splits
+from dense_d2.checkpoint import CheckpointError, DenseCheckpointer
 from dense_d2.config import load_config
+from dense_d2.datasets import DatasetError
 from dense_d2.engine import EMA, LazyTrainer, YacsTrainer
+from dense_d2.engine.trainer import checkpoint_meta
 from dense_d2.errors import UserError
 from tests.toy import CLASS_NAMES, toy_overrides, write_toy_coco
 
@@ -228,6 +231,29 @@ def test_evaluation_needs_a_whole_detector(toy_coco, tmp_path):
     cfg.train.init_checkpoint = ""
     with pytest.raises(UserError, match="needs weights"):
         LazyTrainer.setup(cfg, argparse.Namespace(eval_only=True, resume=False))
+
+
+def test_a_coco_model_meets_other_classes_where_the_evaluator_translates(toy_coco, tmp_path, monkeypatch):
+    overrides = toy_overrides(toy_coco, tmp_path) + [
+        "dataset.train.images=",
+        "dataset.train.annotations=",
+        "model.num_classes=80",
+        "dataloader.evaluator._target_=dense_d2.evaluation.StreamingCOCOEvaluator",
+        "+dataloader.evaluator.coco_classes=true",
+    ]
+    cfg = load_config(ROW, overrides)
+    assert cfg.model.num_classes == 80
+    meta = checkpoint_meta(cfg, "coco_2017_val")
+    DenseCheckpointer(LazyTrainer.build_model(cfg), str(tmp_path), meta=meta).save("own")
+    cfg.train.init_checkpoint = str(tmp_path / "own.pth")
+    monkeypatch.setattr(LazyTrainer, "_test_all_weights", lambda *args, **kwargs: "evaluated")
+    assert LazyTrainer.evaluate_checkpoint(cfg) == "evaluated"
+    _check_splits(cfg, ["test"])
+    cfg.dataloader.evaluator.coco_classes = False
+    with pytest.raises(CheckpointError, match="80 classes"):
+        LazyTrainer.evaluate_checkpoint(cfg)
+    with pytest.raises(DatasetError, match="the model 80"):
+        _check_splits(cfg, ["test"])
 
 
 def test_a_drawn_seed_is_kept_when_resuming(toy_coco, tmp_path):
