@@ -24,7 +24,7 @@ import asff_d2  # noqa: F401  (registration)
 from asff_d2.fusion import ASFFNeck
 from dense_d2.checkpoint import DenseCheckpointer
 from dense_d2.config import load_config
-from dense_d2.data.mapper import UnreadableImage, read_image
+from dense_d2.data.mapper import read_image
 from dense_d2.drawing import colour_of, draw_boxes, load_font
 from dense_d2.errors import UserError
 
@@ -259,5 +259,5 @@ def main(argv=None):
 if __name__ == "__main__":
     try:
         main()
-    except (UserError, UnreadableImage, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
