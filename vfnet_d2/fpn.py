@@ -3,9 +3,10 @@
 Source: VFNet's released code (P6 from P5, ReLU before P7); mmdetection for its baselines, whose variants are arguments.
 """
 
+from dense_d2.modeling.layers import make_norm
 from dense_d2.modeling.resnet import get_backbone_norm, make_resnet_stages
 
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from detectron2.modeling import BACKBONE_REGISTRY, FPN
 from detectron2.modeling.backbone import BasicStem, ResNet
 from torch import nn
@@ -32,7 +33,7 @@ class LevelsP6P7(nn.Module):
 
 
 def _strided_conv(in_channels, out_channels, norm):
-    return Conv2d(in_channels, out_channels, 3, 2, 1, bias=norm == "", norm=get_norm(norm, out_channels))
+    return Conv2d(in_channels, out_channels, 3, 2, 1, bias=norm == "", norm=make_norm(norm, out_channels))
 
 
 class VFNetFPN(FPN):

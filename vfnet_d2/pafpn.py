@@ -5,10 +5,11 @@ convolution too.
 """
 
 from dense_d2.modeling.deform_conv import ModulatedDeformConv2d
+from dense_d2.modeling.layers import make_norm
 from dense_d2.modeling.res2net import build_res2net_backbone
 
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 from torch.nn import functional as F
@@ -39,11 +40,11 @@ class PAFPNX(Backbone):
         self.in_features = list(in_features)
 
         def conv(stride=1):
-            return Conv2d(out_channels, out_channels, 3, stride, 1, bias=False, norm=get_norm(norm, out_channels))
+            return Conv2d(out_channels, out_channels, 3, stride, 1, bias=False, norm=make_norm(norm, out_channels))
 
         def deform_conv():
             return ModulatedDeformConv2d(
-                out_channels, out_channels, kernel_size=3, padding=1, norm=get_norm(norm, out_channels)
+                out_channels, out_channels, kernel_size=3, padding=1, norm=make_norm(norm, out_channels)
             )
 
         self.lateral_convs = nn.ModuleList(Conv2d(shapes[name].channels, out_channels, 1) for name in in_features)

@@ -132,7 +132,7 @@ class YOLOX(DenseAnswers, DenseDetector):
         return {
             "backbone": backbone,
             "head": YOLOXHead(
-                in_channels=[shapes[name].channels for name in yolox.IN_FEATURES],
+                in_channels=[shapes[name].channels for name in yolox.IN_FEATURES if name in shapes],  # refused below
                 channels=4 * int(64 * yolox.WIDTH),
                 num_classes=yolox.NUM_CLASSES,
                 depthwise=yolox.DEPTHWISE,

@@ -4,6 +4,8 @@ Source: YOLOX, released code: redrawn every 10 iterations, the first 10 at the i
 ASFF, released code: the same, and a fixed size in the last epochs.
 """
 
+from dense_d2.errors import UserError
+
 import numpy as np
 
 from .letterbox import as_size
@@ -16,6 +18,8 @@ STRIDE = 32  # the largest of the models, in pixels
 
 class MultiScale:
     """
+    Sides are multiples of STRIDE: maps of other sizes do not fit each other.
+
     Args:
         sizes: heights of the input, in pixels, each as likely. It is a square, unless `first` is a rectangle: then the
             width is the multiple of STRIDE that comes nearest to its shape.
@@ -37,6 +41,12 @@ class MultiScale:
         if fixed_iters and (max_iter is None or first is None):
             raise ValueError(
                 f"fixed_iters is {fixed_iters}; it needs max_iter (now {max_iter}) and first (now {first})"
+            )
+        odd = sorted({side for side in (*self.sizes, *(self.first or ())) if side < 1 or side % STRIDE})
+        if odd:
+            raise UserError(
+                f"Training inputs cannot have sides of {odd} pixels, but multiples of {STRIDE}, the largest stride: see "
+                "dataloader.train.multi_scale.sizes and composition.input_size."
             )
         self.fixed_from = max_iter - fixed_iters if fixed_iters else None
 

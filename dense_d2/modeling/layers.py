@@ -1,5 +1,7 @@
 """Norm and activation layers by name, and the convolution block that the Darknet family is made of."""
 
+from dense_d2.errors import UserError
+
 from detectron2.layers import get_norm
 from torch import nn
 
@@ -17,13 +19,16 @@ ACTIVATIONS = {
 def make_activation(name):
     """A new activation module: "ReLU", "ReLU6", "LeakyReLU" (slope 0.1), "SiLU" or "Mish"."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is not known; use one of {sorted(ACTIVATIONS)}")
+        raise UserError(f"activation {name!r} is not known; use one of {sorted(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
 
 
 def make_norm(name, channels, eps=None, momentum=None):
     """A new norm layer as `detectron2.layers.get_norm` makes it, with its own `eps` and `momentum` where given."""
-    norm = get_norm(name, channels)
+    try:
+        norm = get_norm(name, channels)
+    except KeyError:
+        raise UserError(f'norm {name!r} is not known; use "BN", "SyncBN", "FrozenBN" or "GN"') from None
     if eps is not None:
         norm.eps = eps
     if momentum is not None:

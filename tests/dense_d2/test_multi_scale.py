@@ -1,4 +1,5 @@
 from dense_d2.data.multi_scale import MultiScale
+from dense_d2.errors import UserError
 
 import pytest
 from omegaconf import OmegaConf
@@ -23,9 +24,9 @@ def test_the_first_period_and_the_fixed_end():
 
 
 def test_a_rectangle_keeps_its_shape():
-    scale = MultiScale([80, 320, 448], period=1, first=OmegaConf.create([320, 416]))
+    scale = MultiScale([96, 320, 448], period=1, first=OmegaConf.create([320, 416]))
     assert [scale.size_at(i, 0) for i in (0, 0)] == [(320, 416)] * 2
-    assert {scale.size_at(i, 0) for i in range(1, 40)} == {(80, 96), (320, 416), (448, 576)}  # 104, 416, 582.4
+    assert {scale.size_at(i, 0) for i in range(1, 40)} == {(96, 128), (320, 416), (448, 576)}  # 124.8, 416, 582.4
     tall = MultiScale([320], period=1, first=(416, 320))
     assert tall.size_at(1, 0) == (320, 256)  # 246.2
 
@@ -37,3 +38,5 @@ def test_what_does_not_fit_together_is_refused():
         MultiScale(SIZES, first=320, fixed_iters=3)
     with pytest.raises(ValueError, match="period is 0"):
         MultiScale(SIZES, 0)
+    with pytest.raises(UserError, match=r"sides of \[300, 400\] pixels, but multiples of 32"):
+        MultiScale([320, 300], first=(320, 400))

@@ -13,6 +13,7 @@ from yolox_d2.assignment import IGNORED, Assignment, make_priors
 from yolox_d2.box_coder import GridBoxCoder
 from yolox_d2.cspdarknet import Focus
 from yolox_d2.head import CoupledHead, HeadOutputs
+from yolox_d2.yolox import YOLOX
 
 import pytest
 import torch
@@ -262,6 +263,18 @@ def test_any_width_fits_backbone_and_head():
         for model in (instantiate(cfg), build_model(yaml)):
             assert model.head.in_channels == [88, 176, 352]
             assert {tower[0].conv.out_channels for tower in model.head.cls_convs} == {88}
+
+
+def test_yaml_that_names_other_maps_is_refused():
+    yaml = get_cfg()
+    add_yolox_config(yaml)
+    yaml.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
+    for names in (["p3", "p4", "p6"], ["dark3"]):
+        yaml.MODEL.YOLOX.IN_FEATURES = names
+        with torch.device("meta"), pytest.raises(
+            ValueError, match=re.escape(f"head_in_features is {names} of {{'p3': 128")
+        ):
+            YOLOX(yaml)
 
 
 def test_model_can_be_copied_after_inference_and_trained():
