@@ -1,7 +1,9 @@
 """On a GPU that PyTorch only pretends to have: no tensor is on the wrong device, and the host waits for nothing it need not."""
 
 from tests.yolof_d2.tiny import batch
+from tests.yolox_d2.reference_simota import regions
 from tests.yolox_d2.tiny import tiny_head, tiny_yolox
+from tools.benchmark_yolox import assignment_inputs
 from yolox_d2.one_to_one import OneToOneAssigner
 
 import pytest
@@ -58,3 +60,9 @@ def test_training_step(questions, end_to_end):
     last_copy = max(i for i, entry in enumerate(journal.entries) if entry == "_to_copy")
     assert last_copy < journal.entries.index("convolution")
     assert questions == ["nonzero"] * 3 + ["bool"] * 2 * end_to_end
+
+
+def test_the_plain_loops_of_the_benchmark():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        priors, _, _, _, gt_boxes, _, _ = assignment_inputs(3, "cuda", images=1, side=64)
+        assert [x.device.type for x in regions(priors, gt_boxes[0], 1.5, "center")] == ["cuda", "cuda"]
