@@ -144,3 +144,11 @@ def test_command_line(monkeypatch, capsys):
     main(common)
     text = capsys.readouterr().out
     assert "head.towers" in text and "0.002" in text and "multiply-adds" in text
+
+
+@pytest.mark.parametrize("name, size, parameters", [("asff", 608, 79.409), ("yolox", 640, 8.968)])
+def test_yacs_files_are_counted_at_the_size_they_test_on(monkeypatch, capsys, name, size, parameters):
+    sizes = []
+    monkeypatch.setattr("tools.analyze_model.analyze", lambda *args: sizes.append(args[1:]) or analyze(args[0], 32, 32))
+    main(["--config-file", f"configs/yacs/{name}.yaml"])
+    assert sizes == [(size, size)] and f"{parameters}" in capsys.readouterr().out

@@ -18,12 +18,13 @@ import sys
 from collections import Counter
 from typing import Any, Dict, List
 
-import vfnet_d2  # noqa: F401  (registration: yacs files find the detectors by name)
+import asff_d2  # noqa: F401  (registration: yacs files find the detectors by name)
+import vfnet_d2  # noqa: F401
 import yolof_d2  # noqa: F401
 import yolox_d2  # noqa: F401
 from dense_d2.compat import batch_images
-from dense_d2.config import ConfigError, load_config
-from dense_d2.datasets import DatasetError
+from dense_d2.config import load_config
+from dense_d2.errors import UserError
 from dense_d2.modeling.frozen_norm import FoldedConv2d
 
 import torch
@@ -126,7 +127,10 @@ def _leaky_relu_flops(inputs, outputs) -> int:
 
 def _test_size(cfg):
     """(height, width) of the images that a row tests on; COCO's most usual where they keep their aspect ratio."""
-    augmentations = () if isinstance(cfg, CfgNode) else cfg.dataloader.test.mapper.augmentations
+    if isinstance(cfg, CfgNode):
+        short, long = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        return (short, short) if short == long else (800, 1088)
+    augmentations = cfg.dataloader.test.mapper.augmentations
     sizes = [augmentation.size for augmentation in augmentations if "size" in augmentation]
     size = sizes[-1] if sizes else (800, 1088)
     return (size, size) if isinstance(size, int) else tuple(size)
@@ -173,5 +177,5 @@ def main(argv=None):
 if __name__ == "__main__":
     try:
         main()
-    except (ConfigError, DatasetError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

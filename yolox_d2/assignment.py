@@ -153,11 +153,11 @@ def cells_near(priors, points, radius):
     Every level has the same number of places, ceil(2 * radius) squared, so that shapes do not depend on the data.
 
     Args:
-        priors: with one prior a cell.
+        priors: of any number a cell.
         points: (N, M, 2) pixels.
         radius: in cells.
     Returns:
-        (N, M, C) int64 in ascending order of priors within 0..R-1; R marks a place that is not taken.
+        (N, M, C) int64 numbers of cells, ascending, counted through all levels; R marks a place that is not taken.
     """
     found, start = [], 0
     for height, width, stride in priors.shapes:

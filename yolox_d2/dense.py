@@ -58,4 +58,5 @@ def ground_truth_of(images, gt_instances):
     """`pad_instances`, with boxes in pixels of `images`, which may be of another size than the Instances."""
     gt_boxes, gt_classes, gt_valid = pad_instances(gt_instances)
     scale = [(w / gt.image_size[1], h / gt.image_size[0]) for (h, w), gt in zip(images.image_sizes, gt_instances)]
-    return gt_boxes * gt_boxes.new_tensor(scale).repeat(1, 2)[:, None], gt_classes, gt_valid
+    scale = torch.tensor(scale).to(gt_boxes.device, non_blocking=True)  # else the host waits for the network
+    return gt_boxes * scale.repeat(1, 2)[:, None], gt_classes, gt_valid

@@ -102,7 +102,9 @@ class DenseDetector(_DenseDetector):
             original image, `scores` in [0, 1] and `pred_classes`.
         """
         if self.training:
-            return super().forward(batched_inputs)
+            # before the network: a copy to the device waits for all it has been given to do
+            gt_instances = [sample["instances"].to(self.device) for sample in batched_inputs]
+            return self.forward_training(*self.predict(batched_inputs), gt_instances)
         results = self.forward_inference(*self.predict(batched_inputs))
         return [{"instances": self.to_original_image(*pair)} for pair in zip(results, batched_inputs)]
 

@@ -8,8 +8,8 @@ def reference_simota(
     priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid, *, radius=1.5, geometry="center"
 ):
     """-> matched_idxs (N, R), ious (N, R). Takes what `yolox_d2.simota.SimOTA` takes."""
-    matched = torch.full(obj_logits.shape, -1)
-    ious = torch.zeros(obj_logits.shape)
+    ious = torch.zeros(obj_logits.shape, device=obj_logits.device)
+    matched = torch.full_like(ious, -1, dtype=torch.int64)
     for n in range(len(pred_boxes)):
         valid = gt_valid[n].nonzero()[:, 0]
         if len(valid):
@@ -44,7 +44,7 @@ def one_image(priors, pred_boxes, cls_logits, obj_logits, boxes, classes, radius
 def regions(priors, boxes, radius, geometry):
     """near (G, R), candidates (R,)."""
     x, y = ((priors.grid + 0.5) * priors.strides[:, None]).unbind(1)
-    near, candidates = [], torch.zeros(len(x), dtype=torch.bool)
+    near, candidates = [], torch.zeros_like(x, dtype=torch.bool)
     for x0, y0, x1, y1 in boxes:
         reach = radius * priors.strides
         cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
