@@ -139,8 +139,10 @@ def test_strong_steps_run_with_their_probability():
     for _ in range(1000):
         composition(painted(), None)
     assert 240 < len(ran) < 360
-    composition(painted(), None, strong=False)
+    composition.strong_prob = 1.0
+    before = len(ran)
     assert len(composition(painted(), None, strong=False)["instances"]) == 1
+    assert len(ran) == before
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,10 @@ def test_an_image_may_lose_all_boxes_unless_there_is_a_fallback():
     assert len(Composition((60, 80), final=[lose])(painted(), None)["instances"]) == 0
     kept = Composition((60, 80), final=[lose], fallback=[], min_box_side=1000)(painted(), None)["instances"]
     assert kept.gt_boxes.tensor.tolist() == [[20, 16, 50, 40]]
+    ran = []
+    final = [lambda picture, draw, size: ran.append(0) or picture]
+    Composition((60, 80), final=final, fallback=[lose])(painted(box=None), None)  # has lost nothing
+    assert len(ran) == 1
 
 
 def test_channel_order():
@@ -229,6 +235,7 @@ def test_crowds_and_inclusive_boxes(name):
 
 
 def test_copy_paste_asks_for_masks_and_finds_them_in_the_file(name, images):
+    assert Composition(96, final=[CopyPaste()]).needs_masks and not Composition(96, final=[Letterbox()]).needs_masks
     composition = make_composition(strong=[MosaicWarp(), CopyPaste()])
     with pytest.raises(ValueError, match="keep_masks=true"):
         make_loader(name, composition=composition)

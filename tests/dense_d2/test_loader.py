@@ -56,8 +56,10 @@ def test_a_loader_starts_at_any_iteration(name, straight):
         assert fingerprint(itertools.islice(loader, 12 - start)) == straight[start:]
 
 
-def test_another_seed_gives_other_batches(name, straight):
-    assert fingerprint(itertools.islice(make_loader(name, seed=6), 12)) != straight
+def test_another_seed_gives_another_order_and_other_samples(name, straight):
+    other = fingerprint(itertools.islice(make_loader(name, seed=6), 12))
+    assert [s[0] for batch in other for s in batch] != [s[0] for batch in straight for s in batch]
+    assert not {str(s) for batch in other for s in batch} & {str(s) for batch in straight for s in batch}
 
 
 def test_epochs_differ_in_order_and_in_augmentation(name):
@@ -122,9 +124,25 @@ def test_a_group_of_keys_has_one_aspect_ratio():
     assert list(itertools.islice(started, 280)) == keys[120:]
 
 
+def test_batches_are_of_wide_images_or_of_others(name):
+    shapes = [{s["width"] > s["height"] for s in batch} for batch in itertools.islice(make_loader(name), 12)]
+    assert {tuple(shape) for shape in shapes} == {(False,), (True,)}
+
+
 def test_images_without_boxes_are_left_out_unless_wanted(name):
     assert len(make_loader(name).dataset) == 11
     assert len(make_loader(name, filter_empty=False).dataset) == 12
+    records = load_records(name)
+    records[0]["annotations"] = [a for a in records[0]["annotations"] if a["iscrowd"]]
+    assert len(records[0]["annotations"]) == 1
+    assert len(make_loader(records).dataset) == 10
+
+
+def test_several_data_sets_and_records_of_ones_own(name, images):
+    assert len(make_loader([name, register_coco(*images)], filter_empty=False).dataset) == 24
+    records = load_records(name)
+    records[1]["annotations"] = [{**records[1]["annotations"][0], "bbox": [5, 5, 0, 9]}]
+    assert len(make_loader(records).dataset) == 10
 
 
 class FailingMapper:
@@ -168,6 +186,17 @@ def test_more_broken_images_than_allowed_stop_the_run_with_the_list():
     list(itertools.islice(make_failing("25", max_unreadable_images=2), 100))
 
 
+def test_as_many_broken_images_as_allowed_are_all_replaced(name):
+    """Also where one sample meets them all before it finds the good one."""
+    bad = {r["file_name"] for r in load_records(name)[1:]}
+    settings = dict(mapper=FailingMapper(bad), composition=None, filter_empty=False)
+    loader = make_loader(name, **settings, max_unreadable_images=11)
+    good = {s["file_name"] for b in itertools.islice(loader, 30) for s in b}
+    assert good == {load_records(name)[0]["file_name"]}
+    with pytest.raises(DatasetError, match="11 image files"):
+        list(itertools.islice(make_loader(name, **settings, max_unreadable_images=10), 30))
+
+
 def test_a_set_of_broken_images_ends_too():
     with pytest.raises(DatasetError, match="image files could not be read"):
         next(iter(make_failing("01234567", max_unreadable_images=100)))
@@ -198,6 +227,17 @@ def test_a_truncated_file_on_disk(tmp_path, toy_coco):
 def test_a_seed_is_needed(name, seed):
     with pytest.raises(ValueError, match=r"seed is .*integer >= 0"):
         make_loader(name, seed=seed)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_makes_its_share_of_every_batch(name, monkeypatch, rank):
+    settings = dict(composition=None, aspect_ratio_grouping=False, total_batch_size=4)
+    whole = [sample for batch in fingerprint(itertools.islice(make_loader(name, **settings), 5)) for sample in batch]
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda: rank)
+    own = fingerprint(itertools.islice(make_loader(name, **settings), 5))
+    assert [len(batch) for batch in own] == [2] * 5
+    assert [sample for batch in own for sample in batch] == whole[rank::2]
 
 
 def test_batch_size_must_fit_the_processes(name, monkeypatch):
