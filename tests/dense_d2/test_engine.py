@@ -116,12 +116,39 @@ def test_groups_follow_the_rules_and_skip_what_is_frozen():
         groups_of(Net(), lr_factors={"bakcbone": 0.1})
 
 
+def test_rules_for_biases_norms_and_nested_prefixes():
+    model = nn.ModuleDict(
+        {
+            "a": nn.ModuleDict({"b": nn.Conv2d(1, 2, 1), "conv_offset": nn.Conv2d(1, 3, 1)}),
+            "tied": nn.Conv2d(1, 2, 1),
+            "norms": nn.ModuleList([nn.GroupNorm(1, 7), nn.LayerNorm(11), nn.InstanceNorm2d(13, affine=True)]),
+        }
+    )
+    model["tied"].weight = model["a"]["b"].weight  # counted where it comes first
+    found = groups_of(
+        model,
+        weight_decay_norm=0.0,
+        weight_decay_bias=0.5,
+        bias_lr_factor=2.0,
+        lr_factors={"a": 0.5, "a.b": 0.25},
+    )
+    assert found == {
+        (0.03, 1e-4): 2,  # a.b
+        (0.06, 0.5): 2,
+        (0.06, 1e-4): 6,  # a.conv_offset, its bias too
+        (0.24, 0.5): 2,  # the bias of `tied`
+        (0.12, 0.0): 2 * (7 + 11 + 13),
+    }
+
+
 def test_schedule_in_iterations():
     schedule = WarmupMultiStep(max_iter=100, milestones=[60, 90], gamma=0.1, warmup_iters=10, warmup_factor=0.2)
     at = {i: schedule(i / 100) for i in (0, 5, 10, 59, 60, 89, 90, 99)}
     assert at == pytest.approx({0: 0.2, 5: 0.6, 10: 1, 59: 1, 60: 0.1, 89: 0.1, 90: 0.01, 99: 0.01})
     short = WarmupMultiStep(max_iter=4, milestones=[60, 90], warmup_iters=10, warmup_factor=0.0)
     assert [short(i / 4) for i in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])  # a trial sees the same start
+    assert WarmupMultiStep(max_iter=100, milestones=[29])(29 / 100) == 0.1  # 29 / 100 * 100 is below 29
+    assert WarmupCosine(max_iter=100, warmup_iters=50, warmup_power=1)(29 / 100) == pytest.approx(0.58)
 
 
 class OneHookTrainer:
@@ -140,9 +167,11 @@ def test_ema_follows_its_formula_and_leaves_the_raw_weights_alone():
     attach(hook, model)
     with torch.no_grad():
         model.weight.fill_(3.0)
+        model.running_mean.fill_(2.0)
         model.num_batches_tracked.fill_(5)
     hook.after_step()
     assert hook.weights["weight"].item() == pytest.approx(0.9 * 1 + 0.1 * 3)
+    assert hook.weights["running_mean"].item() == pytest.approx(0.2)
     assert hook.weights["num_batches_tracked"].item() == 5
     seen = {}
     for suffix, weights in evaluation_weights(model, [hook]):
@@ -253,7 +282,7 @@ def test_schedule_of_asff_changes_once_an_epoch():
 
 def test_a_schedule_without_room_is_an_error():
     with pytest.raises(UserError, match="warmup_iters"):
-        WarmupCosine(max_iter=100, warmup_iters=60, flat_iters=50)
+        WarmupCosine(max_iter=100, warmup_iters=60, flat_iters=40)
 
 
 def test_switch_on_depends_on_the_iteration_alone():
