@@ -21,6 +21,7 @@ from dense_d2.errors import UserError
 
 import pytest
 import torch
+from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -56,10 +57,13 @@ def test_a_step_descends_the_mean_loss():
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
 def test_accumulation_equals_the_whole_batch(parts):
-    whole, _ = one_step([1, 2, 3, 4])
-    split, logged = one_step([1, 2, 3, 4], accumulate=parts)
+    whole, _ = one_step([1, 2, 3, 4, 5])
+    split, logged = one_step([1, 2, 3, 4, 5], accumulate=parts)
+    assert len(split.dtypes) == parts
     assert split.w.item() == pytest.approx(whole.w.item(), rel=1e-6)
-    assert logged["total_loss"][0] == pytest.approx(4 * 30 / 4)
+    assert logged["total_loss"][0] == pytest.approx(4 * 55 / 5)
+    with pytest.raises(UserError, match="accumulate=0"):
+        one_step([1], accumulate=0)
 
 
 def test_clipping_bounds_the_gradient_and_logs_its_norm():
@@ -74,6 +78,22 @@ def test_amp_computes_in_its_dtype_and_keeps_float32_weights():
     assert amp_dtype("auto", "cpu") is torch.bfloat16
     with pytest.raises(ValueError, match="bfloat16"):
         amp_dtype("fp8", "cpu")
+
+
+def test_float16_scales_the_loss_and_clips_what_is_scaled_back():
+    model = MeanSquare()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = StepTrainer(model, [[1, 2, 3]], optimizer, amp=torch.float16, clip_grad_norm=0.5)
+    with EventStorage() as storage:
+        trainer.run_step()
+    assert storage.latest()["grad_norm"][0] == pytest.approx(56 / 3, rel=1e-3)
+    assert model.w.item() == pytest.approx(2 - 0.1 * 0.5, rel=1e-5)
+    scaler = trainer.state_dict()["grad_scaler"]
+    assert (scaler["scale"], scaler["_growth_tracker"]) == (65536, 1)
+    again = StepTrainer(MeanSquare(), [], optimizer, amp=torch.float16)
+    again.load_state_dict({"grad_scaler": {**scaler, "scale": 8.0}, **SimpleTrainer.state_dict(trainer)})
+    assert again.grad_scaler.get_scale() == 8
+    assert not StepTrainer(MeanSquare(), [], optimizer, amp=torch.bfloat16).grad_scaler.is_enabled()
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
@@ -181,6 +201,15 @@ def test_ema_follows_its_formula_and_leaves_the_raw_weights_alone():
     assert model.weight.item() == 3.0
 
 
+def test_ema_sees_through_the_wrapper_of_several_processes():
+    model = nn.BatchNorm1d(1)
+    hook = EMA(decay=0.9, warmup=0)
+    attach(hook, SimpleNamespace(module=model))
+    assert hook.weights.keys() == model.state_dict().keys()
+    with pytest.raises(ValueError, match="EMA decay is 1"):
+        EMA(decay=1)
+
+
 def test_ema_restores_the_raw_weights_when_evaluation_fails():
     model = nn.BatchNorm1d(1)
     hook = EMA(decay=0.5, warmup=0)
@@ -211,6 +240,8 @@ def test_swa_is_the_mean_of_the_ends_of_cycles():
     model = nn.BatchNorm1d(1)
     hook = SWA(cycle_iters=2)
     attach(hook, model)
+    assert hook.state_dict() == {}  # of the first cycle nothing is known yet
+    assert [suffix for suffix, _ in evaluation_weights(model, [hook])] == [""]
     for iteration in range(7):
         with torch.no_grad():
             model.weight.fill_(iteration)
