@@ -40,3 +40,5 @@ def test_what_does_not_fit_together_is_refused():
         MultiScale(SIZES, 0)
     with pytest.raises(UserError, match=r"sides of \[300, 400\] pixels, but multiples of 32"):
         MultiScale([320, 300], first=(320, 400))
+    with pytest.raises(UserError, match=r"sides of \[0\] pixels"):
+        MultiScale([0, 32])
