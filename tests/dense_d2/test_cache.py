@@ -45,9 +45,10 @@ def test_an_image_is_read_once_and_is_read_only_or_a_copy(name, kind, tmp_path, 
     first = [reader(record).image for record in records]
     monkeypatch.setattr("dense_d2.data.picture.read_image", None)
     for record, image in zip(records, first):
-        again = reader(record).image
-        assert np.array_equal(again, image)
-        assert kind == "disk" or not again.flags.writeable
+        again = reader(record)
+        assert np.array_equal(again.image, image)
+        assert kind == "disk" or not again.image.flags.writeable
+        assert again.record.keys() == {"file_name", "image_id", "height", "width"}
 
 
 def test_memory_is_shared_with_whoever_opens_it(name):

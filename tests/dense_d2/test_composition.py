@@ -17,6 +17,7 @@ from dense_d2.data.picture import Picture
 from dense_d2.datasets import DatasetError, load_records, register_coco
 from tests.dense_d2.painted import painted
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -230,6 +231,7 @@ def test_reading_shrinks_boxes_with_the_image(name):
     assert cut.image.shape == (37, 50, 3)
     assert cut.mask_scale == (50 / 160, 37 / 120)
     np.testing.assert_allclose(cut.boxes, full.boxes * 0.3125)
+    assert np.array_equal(cut.image, cv2.resize(full.image, (50, 37), interpolation=cv2.INTER_LINEAR))
 
 
 def test_selected_boxes_keep_their_own_class_weight_and_mask():
@@ -277,4 +279,8 @@ def test_copy_paste_asks_for_masks_and_finds_them_in_the_file(name, images):
     masks = [(a["bbox"], a["segmentation"]) for r in loader.dataset.records for a in r["annotations"]]
     assert masks
     assert all(segmentation[0][:2] == box[:2] for box, segmentation in masks)
-    assert fingerprint(loader, 2) != fingerprint(make_loader(register_coco(*images)), 2)
+    mosaics = make_loader(register_coco(*images), composition=make_composition(strong=[MosaicWarp()]))
+    pasted, plain = (
+        [len(boxes) for batch in fingerprint(found) for _, _, boxes in batch] for found in (loader, mosaics)
+    )
+    assert sum(more > less for more, less in zip(pasted, plain)) >= 4
