@@ -83,6 +83,9 @@ def test_a_changed_file_is_read_anew(name, kind, tmp_path):
     Image.new("RGB", (record["width"], record["height"]), (1, 2, 4)).save(path)  # as many bytes
     os.utime(path, ns=(time, time + 1))
     assert reader(record).image[0, 0].tolist() == [4, 2, 1]
+    Image.new("RGB", (record["width"], record["height"]), (9, 9, 9)).save(path, compress_level=0)
+    os.utime(path, ns=(time, time + 1))  # as old, but larger
+    assert reader(record).image[0, 0].tolist() == [9, 9, 9]
     assert np.array_equal(first, before)
     os.remove(path)
     with pytest.raises(UnreadableImage, match="No such file"):
