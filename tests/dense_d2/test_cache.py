@@ -7,6 +7,7 @@ from pathlib import Path
 from dense_d2.data import DenseMapper, PictureReader
 from dense_d2.data import cache as cache_module
 from dense_d2.data.cache import MemoryCache, free_memory, open_cache
+from dense_d2.data.disk_cache import DiskCache
 from dense_d2.data.mapper import UnreadableImage
 from dense_d2.datasets import load_records, register_coco
 from dense_d2.errors import UserError
@@ -99,6 +100,7 @@ def test_entries_belong_to_one_size_and_to_one_format(name, tmp_path, monkeypatc
     assert max(small(numbered[3]).image.shape) == 64
     assert max(large(numbered[3]).image.shape) == 96
     path = small.cache.path(numbered[3]["file_name"])
+    assert small.cache.path("a/0.png") != small.cache.path("b/0.png")
     before = os.stat(path).st_ino
     small(numbered[3])
     assert os.stat(path).st_ino == before
@@ -131,6 +133,11 @@ def test_annotations_that_do_not_fit_a_cached_image_are_found(name, kind, tmp_pa
     with pytest.raises(UnreadableImage, match="Mismatched"):  # though it would shrink to the same size
         small({**records[0], "height": 2 * height, "width": 2 * width})
     assert np.array_equal(small(records[0]).image, image)
+
+
+def test_a_folder_below_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert DiskCache("~/cache", None).folder == str(tmp_path / "cache" / "dense_d2_images")
 
 
 def test_what_lies_in_the_folder_stays(name, tmp_path):

@@ -203,6 +203,13 @@ def test_raw_and_averaged_weights_are_reported_apart(toy_coco, tmp_path):
     assert again["bbox_ema"] == pytest.approx(results["bbox_ema"], nan_ok=True)
 
 
+def test_the_data_is_checked_before_the_model_is_built(images, tmp_path, monkeypatch):
+    os.remove(os.path.join(images[0], "toy_003.png"))
+    monkeypatch.setattr(LazyTrainer, "build_model", None)
+    with pytest.raises(DatasetError, match="missing-image-file"):
+        trainer_of(images, str(tmp_path / "out"))
+
+
 def test_a_used_folder_is_not_overwritten(toy_coco, tmp_path):
     trainer_of(toy_coco, str(tmp_path), "train.max_iter=1").train()
     before = (tmp_path / "model_final.pth").read_bytes()
