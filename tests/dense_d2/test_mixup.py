@@ -147,9 +147,9 @@ def test_objects_that_are_pasted_over_are_dropped():
 
 def test_the_covered_part_of_a_box():
     pasted = np.zeros((4, 5), dtype=np.uint8)
-    pasted[1:3, 2:4] = 1
+    pasted[1:3, 1:4] = 1
     boxes = np.float32([[1, 0, 3, 4], [2, 1, 4, 3], [0, 0, 1, 1], [3, 2, 5, 4], [2, 2, 2, 4]])
-    assert _covered(boxes, pasted).tolist() == [0.25, 1, 0, 0.25, 0]
+    assert _covered(boxes, pasted).tolist() == [0.5, 1, 0, 0.25, 0]
 
 
 def test_a_shrunk_mask_has_the_pixels_of_its_box():
