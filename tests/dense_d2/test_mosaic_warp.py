@@ -27,6 +27,8 @@ def test_corners_of_the_tiles_meet_at_the_centre():
     # the output shows canvas 5..15; the cut lies at x = 4, y = 6
     assert [image[5, 3], image[5, 4], image[6, 3], image[6, 4]] == [10, 20, 30, 40]
     assert image[0, 0] == 15  # canvas (5, 5) is (6, 2) of the first tile, which lies at (-1, 3)
+    between = blend(tiles(), (9, 11), [[1, 0, -4.5], [0, 1, -5]]).image[5, :, 0]  # canvas 8.5 at 4
+    assert between[3:6].tolist() == [10, 15, 20]
 
 
 def test_boxes_move_with_their_tiles():
@@ -49,11 +51,12 @@ def test_boxes_are_cut_to_the_canvas_and_compared_with_that_at_the_scale_of_the_
 
 
 def test_images_are_fitted_and_the_rest_is_padding():
-    mixed = blend([painted(4, 5, None, background=9) for _ in range(4)], (10, 10), [[1, 0, -5], [0, 1, -5]])
-    assert (mixed.image == 9).all()  # 4 x 5 grows to 8 x 10
-    mixed = blend([painted(4, 5, None, background=9) for _ in range(4)], (10, 10), [[0.5, 0, 0], [0, 0.5, 0]])
+    pictures = [painted(4, 5, None, background=np.uint8([7, 8, 9])) for _ in range(4)]
+    mixed = blend(pictures, (10, 10), [[1, 0, -5], [0, 1, -5]])
+    assert (mixed.image == [7, 8, 9]).all()  # 4 x 5 grows to 8 x 10
+    mixed = blend(pictures, (10, 10), [[0.5, 0, 0], [0, 0.5, 0]])
     assert mixed.image[0, 0].tolist() == [114] * 3
-    assert mixed.image[1, 1].tolist() == [9] * 3
+    assert mixed.image[1, 1].tolist() == [7, 8, 9]
 
 
 def test_what_is_not_shown_is_not_read():
