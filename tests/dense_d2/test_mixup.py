@@ -92,6 +92,7 @@ def test_the_window_is_drawn_from_all_places():
     assert {p.corner[1] for p in corners} == set(range(10))
     assert 300 < sum(p.flip for p in corners) < 500
     assert draw_placement((0.5, 0.5), 0, (20, 40)) == ((10, 20), False, (0, 0))
+    assert draw_placement((0.99, 0.99), 1, (20, 40)) == ((19, 39), True, (0, 0))  # 19.8, 39.6
 
 
 def with_mask(kind, box=(30, 10, 52, 30)):

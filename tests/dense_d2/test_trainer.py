@@ -15,6 +15,7 @@ from dense_d2.config import load_config
 from dense_d2.datasets import DatasetError
 from dense_d2.engine import EMA, LazyTrainer, YacsTrainer
 from dense_d2.engine.hooks import SharedStatistics
+from dense_d2.engine.run_folder import checkpoint_to_evaluate, evaluation_folder
 from dense_d2.engine.trainer import checkpoint_meta
 from dense_d2.errors import UserError
 from dense_d2.modeling.tta import MultiScaleTTA
@@ -281,6 +282,15 @@ def test_evaluation_inside_a_run_leaves_its_files_alone(toy_coco, tmp_path):
     assert (tmp_path / "config.yaml").read_text() == "the run's own"
     assert (tmp_path / "results.json").read_bytes() == before
     assert json.loads((tmp_path / "eval" / "results.json").read_text())["speed"]["dtype"] == "bfloat16"
+
+
+def test_evaluation_of_a_run_reads_its_last_checkpoint_and_writes_beside_it(tmp_path):
+    folder = str(tmp_path)
+    assert evaluation_folder(folder) == folder
+    (tmp_path / "last_checkpoint").write_text("model_0000007.pth\n")
+    assert evaluation_folder(folder) == os.path.join(folder, "eval")
+    assert checkpoint_to_evaluate("other.pth", folder, resume=True) == os.path.join(folder, "model_0000007.pth")
+    assert checkpoint_to_evaluate("other.pth", folder, resume=False) == "other.pth"
 
 
 def test_evaluation_needs_a_whole_detector(toy_coco, tmp_path):
