@@ -252,7 +252,9 @@ def test_crowds_and_inclusive_boxes(name):
     record["annotations"] = [{"bbox": [-5, 3, 500, 4], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}]
     assert PictureReader()(record).boxes.tolist() == [[0, 3, 160, 7]]
     assert PictureReader(last_pixel_boxes=True)(record).boxes.tolist() == [[0, 3, 159, 6]]
-    record["annotations"][0]["bbox"] = [5, 3, 0.5, 4]
+    record["annotations"][0].update(bbox=[-5, 3, 500, 7], bbox_mode=BoxMode.XYXY_ABS)
+    assert PictureReader()(record).boxes.tolist() == [[0, 3, 160, 7]]
+    record["annotations"][0].update(bbox=[5, 3, 0.5, 4], bbox_mode=BoxMode.XYWH_ABS)
     assert PictureReader(last_pixel_boxes=True)(record).boxes.tolist() == [[5, 3, 5, 6]]
 
 

@@ -141,11 +141,11 @@ def test_rules_for_biases_norms_and_nested_prefixes():
     model = nn.ModuleDict(
         {
             "a": nn.ModuleDict({"b": nn.Conv2d(1, 2, 1), "conv_offset": nn.Conv2d(1, 3, 1)}),
-            "tied": nn.Conv2d(1, 2, 1),
+            "a_tied": nn.Conv2d(1, 2, 1),
             "norms": nn.ModuleList([nn.GroupNorm(1, 7), nn.LayerNorm(11), nn.InstanceNorm2d(13, affine=True)]),
         }
     )
-    model["tied"].weight = model["a"]["b"].weight  # counted where it comes first
+    model["a_tied"].weight = model["a"]["b"].weight  # counted where it comes first
     found = groups_of(
         model,
         weight_decay_norm=0.0,
@@ -157,13 +157,13 @@ def test_rules_for_biases_norms_and_nested_prefixes():
         (0.03, 1e-4): 2,  # a.b
         (0.06, 0.5): 2,
         (0.06, 1e-4): 6,  # a.conv_offset, its bias too
-        (0.24, 0.5): 2,  # the bias of `tied`
+        (0.24, 0.5): 2,  # the bias of `a_tied`
         (0.12, 0.0): 2 * (7 + 11 + 13),
     }
 
 
 def test_schedule_in_iterations():
-    schedule = WarmupMultiStep(max_iter=100, milestones=[60, 90], gamma=0.1, warmup_iters=10, warmup_factor=0.2)
+    schedule = WarmupMultiStep(max_iter=100, milestones=[90, 60], gamma=0.1, warmup_iters=10, warmup_factor=0.2)
     at = {i: schedule(i / 100) for i in (0, 5, 10, 59, 60, 89, 90, 99)}
     assert at == pytest.approx({0: 0.2, 5: 0.6, 10: 1, 59: 1, 60: 0.1, 89: 0.1, 90: 0.01, 99: 0.01})
     short = WarmupMultiStep(max_iter=4, milestones=[60, 90], warmup_iters=10, warmup_factor=0.0)

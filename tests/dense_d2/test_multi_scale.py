@@ -29,6 +29,7 @@ def test_a_rectangle_keeps_its_shape():
     assert {scale.size_at(i, 0) for i in range(1, 40)} == {(96, 128), (320, 416), (448, 576)}  # 124.8, 416, 582.4
     tall = MultiScale([320], period=1, first=(416, 320))
     assert tall.size_at(1, 0) == (320, 256)  # 246.2
+    assert MultiScale([320], period=1, first=(640, 32)).size_at(1, 0) == (320, 32)  # 16
 
 
 def test_what_does_not_fit_together_is_refused():
