@@ -53,8 +53,9 @@ def test_crowds_and_emptied_boxes_are_left_out(tmp_path):
 
 def test_boxes_are_cut_to_the_image(tmp_path):
     record = make_record(tmp_path / "a.png", boxes=[(-3, -2, 10, 5), (30, 10, 20, 20), (41, 0, 5, 5), (1, 1, 0.5, 9)])
+    record["annotations"].append({"bbox": [9, 8, 11, 12], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0})
     boxes = DenseMapper(True, augmentations=[])(record)["instances"].gt_boxes.tensor
-    assert boxes.tolist() == [[0, 0, 7, 3], [30, 10, 40, 20], [1, 1, 1.5, 10]]
+    assert boxes.tolist() == [[0, 0, 7, 3], [30, 10, 40, 20], [1, 1, 1.5, 10], [9, 8, 11, 12]]
 
 
 def test_no_boxes(tmp_path):

@@ -217,6 +217,9 @@ def test_a_used_folder_is_not_overwritten(toy_coco, tmp_path):
     with pytest.raises(FileExistsError, match="--resume goes on"):
         trainer_of(toy_coco, str(tmp_path), "train.max_iter=1")
     assert (tmp_path / "model_final.pth").read_bytes() == before
+    cfg = load_config(ROW, toy_overrides(toy_coco, tmp_path))
+    with pytest.raises(FileExistsError, match="--resume goes on"):  # before config.yaml is written
+        LazyTrainer.setup(cfg, argparse.Namespace(eval_only=False, resume=False))
 
 
 def test_fine_tuning_on_other_classes_needs_to_be_asked_for(toy_coco, tmp_path):
