@@ -66,6 +66,7 @@ def test_records_have_contiguous_classes_ordered_by_id(toy_coco):
 
 def test_images_are_ordered_by_id_and_have_both_sides_or_none(edited):
     def change(content):
+        content["images"][1]["file_name"] = "folder/file.png"
         content["images"].reverse()
         del content["images"][0]["height"]
         content["annotations"][0]["ignore"] = 1
@@ -74,6 +75,7 @@ def test_images_are_ordered_by_id_and_have_both_sides_or_none(edited):
     assert [r["image_id"] for r in records] == list(range(5, 125, 10))
     assert ["width" in r or "height" in r for r in records] == [True] * 11 + [False]
     assert records[0]["annotations"][0]["iscrowd"] == 1
+    assert records[1]["file_name"] == os.path.join(os.path.dirname(records[0]["file_name"]), "folder", "file.png")
 
 
 def test_the_same_files_are_one_dataset_parsed_once(toy_coco, tmp_path, monkeypatch):
@@ -180,7 +182,7 @@ def test_a_builtin_name_without_files_says_where_it_looked(monkeypatch, tmp_path
 BAD_BOXES = {
     "non-finite-box": [[1, 1, float("nan"), 5], [1, float("inf"), 5, 5], [1e308, 0, 1e308, 5], [10**400, 0, 5, 5]],
     "negative-size-box": [[20, 20, -5, 5]],
-    "zero-size-box": [[20, 20, 0, 5], [20, 20, 5, 0], [1, 1, 1e-300, 5]],
+    "zero-size-box": [[20, 20, 0, 5], [20, 20, 5, 0], [1, 1, 1e-300, 5], [900, 900, 0, 5]],
     "box-outside-image": [[200, 10, 5, 5], [10, 500, 5, 5], [-10, 10, 10, 5], [160, 0, 3, 3]],
 }
 
@@ -209,12 +211,12 @@ def test_bad_boxes_are_dropped_with_one_warning_that_names_the_images(edited, ca
         records = load_records(name)
     assert sum(len(r["annotations"]) for r in records) == len(clean["annotations"])
     assert len(caplog.records) == 1
-    assert "dropped 18 of" in caplog.text
+    assert "dropped 19 of" in caplog.text
     assert (
-        "9 non-finite-box, 1 negative-size-box, 3 zero-size-box, 4 box-outside-image, 1 unknown-category-id"
+        "9 non-finite-box, 1 negative-size-box, 4 zero-size-box, 4 box-outside-image, 1 unknown-category-id"
         in caplog.text
     )
-    assert "toy_000.png" in caplog.text
+    assert "in 1 images: toy_000.png" in caplog.text
     caplog.clear()
     drop_bad_boxes(records)
     assert not caplog.records
