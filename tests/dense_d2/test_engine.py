@@ -1,22 +1,9 @@
-"""One training step, parameter groups, the schedule, EMA and the environment of a launch."""
+"""One training step, and the hooks: EMA, SWA, shared statistics, switches."""
 
-import math
-import sys
 from types import SimpleNamespace
 
-from dense_d2.engine import (
-    EMA,
-    SWA,
-    CosineCycles,
-    StepTrainer,
-    SwitchOn,
-    WarmupCosine,
-    WarmupMultiStep,
-    launch,
-    param_groups,
-)
+from dense_d2.engine import EMA, SWA, StepTrainer, SwitchOn
 from dense_d2.engine.hooks import SharedStatistics, evaluation_weights
-from dense_d2.engine.launch import _first_host, _slurm_environment
 from dense_d2.engine.step import amp_dtype
 from dense_d2.errors import UserError
 
@@ -115,63 +102,6 @@ def test_step_state_holds_optimizer_and_scaler():
     assert "grad_scaler" in state
 
 
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-        self.head = nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
-        self.backbone[0].bias.requires_grad_(False)
-
-
-def groups_of(model, **options):
-    groups = param_groups(model, lr=0.12, weight_decay=1e-4, **options)
-    return {(round(g["lr"], 6), g["weight_decay"]): sum(p.numel() for p in g["params"]) for g in groups}
-
-
-def test_groups_follow_the_rules_and_skip_what_is_frozen():
-    assert groups_of(Net()) == {(0.12, 1e-4): 12 + 8 + 8 + 2 + 4}
-    found = groups_of(Net(), weight_decay_norm=0.0, lr_factors={"backbone": 0.334})
-    assert found == {(0.04008, 1e-4): 12, (0.04008, 0.0): 8, (0.12, 1e-4): 10, (0.12, 0.0): 4}
-    assert groups_of(Net(), weight_decay_bias=0.5)[(0.12, 0.5)] == 2
-    with pytest.raises(ValueError, match="bakcbone"):
-        groups_of(Net(), lr_factors={"bakcbone": 0.1})
-
-
-def test_rules_for_biases_norms_and_nested_prefixes():
-    model = nn.ModuleDict(
-        {
-            "a": nn.ModuleDict({"b": nn.Conv2d(1, 2, 1), "conv_offset": nn.Conv2d(1, 3, 1)}),
-            "a_tied": nn.Conv2d(1, 2, 1),
-            "norms": nn.ModuleList([nn.GroupNorm(1, 7), nn.LayerNorm(11), nn.InstanceNorm2d(13, affine=True)]),
-        }
-    )
-    model["a_tied"].weight = model["a"]["b"].weight  # counted where it comes first
-    found = groups_of(
-        model,
-        weight_decay_norm=0.0,
-        weight_decay_bias=0.5,
-        bias_lr_factor=2.0,
-        lr_factors={"a": 0.5, "a.b": 0.25},
-    )
-    assert found == {
-        (0.03, 1e-4): 2,  # a.b
-        (0.06, 0.5): 2,
-        (0.06, 1e-4): 6,  # a.conv_offset, its bias too
-        (0.24, 0.5): 2,  # the bias of `a_tied`
-        (0.12, 0.0): 2 * (7 + 11 + 13),
-    }
-
-
-def test_schedule_in_iterations():
-    schedule = WarmupMultiStep(max_iter=100, milestones=[90, 60], gamma=0.1, warmup_iters=10, warmup_factor=0.2)
-    at = {i: schedule(i / 100) for i in (0, 5, 10, 59, 60, 89, 90, 99)}
-    assert at == pytest.approx({0: 0.2, 5: 0.6, 10: 1, 59: 1, 60: 0.1, 89: 0.1, 90: 0.01, 99: 0.01})
-    short = WarmupMultiStep(max_iter=4, milestones=[60, 90], warmup_iters=10, warmup_factor=0.0)
-    assert [short(i / 4) for i in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])  # a trial sees the same start
-    assert WarmupMultiStep(max_iter=100, milestones=[29])(29 / 100) == 0.1  # 29 / 100 * 100 is below 29
-    assert WarmupCosine(max_iter=100, warmup_iters=50, warmup_power=1)(29 / 100) == pytest.approx(0.58)
-
-
 class OneHookTrainer:
     def __init__(self, model):
         self.model = model
@@ -257,90 +187,6 @@ def test_swa_is_the_mean_of_the_ends_of_cycles():
     assert hook.weights["weight"].item() == pytest.approx((1 + 3 + 5) / 3)
 
 
-def test_cosine_cycles_start_anew():
-    schedule = CosineCycles(max_iter=20, cycle_iters=10, end_factor=0.01)
-    at = [schedule(i / 20) for i in (0, 5, 9, 10, 15)]
-    assert at == pytest.approx([1, 0.505, 0.01 + 0.99 * (1 - 0.9510565) / 2, 1, 0.505])
-
-
-def test_slurm_step_becomes_torchruns_variables():
-    slurm = {
-        "SLURM_PROCID": "9",
-        "SLURM_NTASKS": "16",
-        "SLURM_LOCALID": "1",
-        "SLURM_STEP_ID": "0",
-        "SLURM_STEP_NODELIST": "gpu[07-08]",
-        "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
-        "SLURM_JOB_ID": "123456",
-    }
-    assert _slurm_environment(slurm) == {
-        "RANK": "9",
-        "WORLD_SIZE": "16",
-        "LOCAL_RANK": "1",
-        "LOCAL_WORLD_SIZE": "8",
-        "MASTER_ADDR": "gpu07",
-        "MASTER_PORT": "23456",
-    }
-    with_address = _slurm_environment({**slurm, "MASTER_ADDR": "head", "MASTER_PORT": "1"})
-    assert (with_address["MASTER_ADDR"], with_address["MASTER_PORT"]) == ("head", "1")
-    assert _slurm_environment({key: value for key, value in slurm.items() if key != "SLURM_STEP_ID"}) is None
-    assert _slurm_environment({}) is None
-    assert _slurm_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
-    assert [_first_host(text) for text in ("a1,b2", "n[3,5-9]", "solo")] == ["a1", "n3", "solo"]
-
-
-def test_one_process_needs_no_launcher(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-
-    class Arguments:
-        num_gpus, num_machines = 1, 1
-
-    assert launch(lambda args: args.num_gpus + 41, Arguments()) == 42
-
-
-def test_every_process_knows_its_place(monkeypatch):
-    """Two machines with three processes each: rank and size of the job, rank and size on the machine."""
-    module, runs = sys.modules[launch.__module__], []
-    monkeypatch.setattr(module, "_run", lambda main, args, on_gpu, url, *place: runs.append((url, *place)))
-    monkeypatch.setattr(module.mp, "spawn", lambda run, nprocs, args, join: [run(i, *args) for i in range(nprocs)])
-    monkeypatch.delenv("RANK", raising=False)
-    url = "tcp://10.0.0.1:29500"
-    arguments = SimpleNamespace(num_gpus=3, num_machines=2, machine_rank=1, dist_url=url)
-    launch(None, arguments, on_gpu=False)
-    assert runs == [(url, 3, 6, 0, 3), (url, 4, 6, 1, 3), (url, 5, 6, 2, 3)]
-    arguments.dist_url = "auto"
-    with pytest.raises(UserError, match="--dist-url tcp://<address of machine 0>"):
-        launch(None, arguments, on_gpu=False)
-    for name, value in (("RANK", 5), ("WORLD_SIZE", 6), ("LOCAL_RANK", 2), ("LOCAL_WORLD_SIZE", 3)):  # torchrun's
-        monkeypatch.setenv(name, str(value))
-    launch(None, arguments, on_gpu=False)
-    assert runs[3:] == [("env://", 5, 6, 2, 3)]
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert launch(lambda args: 42, arguments, on_gpu=False) == 42
-
-
-def test_schedule_of_yolox():
-    """Section 2.1 and the released code: 300 epochs of 1849 iterations, learning rate 0.01."""
-    schedule = WarmupCosine(max_iter=554_700, warmup_iters=9245, flat_iters=27_735, end_factor=0.05)
-    rates = {i: 0.01 * schedule(i / 554_700) for i in (0, 1849, 9245, 268_105, 526_964, 526_965, 554_699)}
-    expected = [0, 4.0e-4, 0.01, 5.25e-3, 5e-4, 5e-4, 5e-4]
-    assert list(rates.values()) == pytest.approx(expected, rel=1e-6)
-
-
-def test_schedule_of_asff_changes_once_an_epoch():
-    """Power 4 over 5 epochs, flat until epoch 20, a cosine of 250 steps, flat; with 10 iterations an epoch."""
-    settings = dict(warmup_iters=50, warmup_power=4, cosine_from=200, flat_iters=310, end_factor=0.01, step_iters=10)
-    schedule = WarmupCosine(max_iter=3010, **settings)
-    at = [schedule(i / 3010) for i in (25, 50, 199, 209, 210, 219, 1450, 2700, 3009)]
-    first = 0.01 + 0.99 * (1 + math.cos(math.pi / 250)) / 2
-    assert at == pytest.approx([0.0625, 1, 1, 1, first, first, 0.505, 0.01, 0.01])
-
-
-def test_a_schedule_without_room_is_an_error():
-    with pytest.raises(UserError, match="warmup_iters"):
-        WarmupCosine(max_iter=100, warmup_iters=60, flat_iters=40)
-
-
 def test_switch_on_depends_on_the_iteration_alone():
     hook, model = SwitchOn("use_l1", last_iters=3), SimpleNamespace(use_l1=False)
     seen = []
@@ -353,11 +199,6 @@ def test_switch_on_depends_on_the_iteration_alone():
     hook.attribute = "use_l2"
     with pytest.raises(UserError, match="use_l2"):
         hook.before_train()
-
-
-def test_learning_rate_follows_the_batch_size():
-    groups = param_groups(MeanSquare(), lr=0.01, weight_decay=0.0, batch_size=16, lr_batch_size=64)
-    assert [group["lr"] for group in groups] == [0.0025]
 
 
 def share_statistics(monkeypatch, iteration, *periods):
