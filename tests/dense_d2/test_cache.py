@@ -1,10 +1,13 @@
+import io
 import os
 import pickle
+import socket
 from pathlib import Path
 
 from dense_d2.data import DenseMapper, PictureReader
 from dense_d2.data import cache as cache_module
 from dense_d2.data.cache import MemoryCache, free_memory, open_cache
+from dense_d2.data.disk_cache import DiskCache
 from dense_d2.data.mapper import UnreadableImage
 from dense_d2.datasets import load_records, register_coco
 from dense_d2.errors import UserError
@@ -43,9 +46,10 @@ def test_an_image_is_read_once_and_is_read_only_or_a_copy(name, kind, tmp_path, 
     first = [reader(record).image for record in records]
     monkeypatch.setattr("dense_d2.data.picture.read_image", None)
     for record, image in zip(records, first):
-        again = reader(record).image
-        assert np.array_equal(again, image)
-        assert kind == "disk" or not again.flags.writeable
+        again = reader(record)
+        assert np.array_equal(again.image, image)
+        assert kind == "disk" or not again.image.flags.writeable
+        assert again.record.keys() == {"file_name", "image_id", "height", "width"}
 
 
 def test_memory_is_shared_with_whoever_opens_it(name):
@@ -57,6 +61,14 @@ def test_memory_is_shared_with_whoever_opens_it(name):
     shared = other.get(records[4], None)
     assert np.array_equal(shared, image)
     assert np.array_equal(MemoryCache(shapes, reader.cache.path).get(records[4], None), image)
+
+
+def test_the_first_process_of_a_machine_makes_the_block_of_all(name, monkeypatch):
+    first, _ = reader_with("memory", load_records(name))
+    paths = [("another machine", "/nowhere"), (socket.gethostname(), first.cache.path)]
+    monkeypatch.setattr(cache_module.comm, "get_local_rank", lambda: 1)
+    monkeypatch.setattr(cache_module.comm, "all_gather", lambda mine: [*paths, mine])
+    assert reader_with("memory", load_records(name))[0].cache.path == first.cache.path
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
@@ -72,6 +84,9 @@ def test_a_changed_file_is_read_anew(name, kind, tmp_path):
     Image.new("RGB", (record["width"], record["height"]), (1, 2, 4)).save(path)  # as many bytes
     os.utime(path, ns=(time, time + 1))
     assert reader(record).image[0, 0].tolist() == [4, 2, 1]
+    Image.new("RGB", (record["width"], record["height"]), (9, 9, 9)).save(path, compress_level=0)
+    os.utime(path, ns=(time, time + 1))  # as old, but larger
+    assert reader(record).image[0, 0].tolist() == [9, 9, 9]
     assert np.array_equal(first, before)
     os.remove(path)
     with pytest.raises(UnreadableImage, match="No such file"):
@@ -85,6 +100,7 @@ def test_entries_belong_to_one_size_and_to_one_format(name, tmp_path, monkeypatc
     assert max(small(numbered[3]).image.shape) == 64
     assert max(large(numbered[3]).image.shape) == 96
     path = small.cache.path(numbered[3]["file_name"])
+    assert small.cache.path("a/0.png") != small.cache.path("b/0.png")
     before = os.stat(path).st_ino
     small(numbered[3])
     assert os.stat(path).st_ino == before
@@ -108,14 +124,20 @@ def test_a_damaged_entry_is_replaced(name, tmp_path, keep):
 def test_annotations_that_do_not_fit_a_cached_image_are_found(name, kind, tmp_path):
     reader, records = reader_with(kind, load_records(name), tmp_path)
     reader(records[0])
-    with pytest.raises(UnreadableImage, match="Mismatched"):
-        reader({**records[0], "width": 500})
+    for side in ("width", "height"):
+        with pytest.raises(UnreadableImage, match="Mismatched"):
+            reader({**records[0], side: 500})
     small, records = reader_with(kind, load_records(name), tmp_path, max_size=32)
     image = small(records[0]).image
     height, width = records[0]["height"], records[0]["width"]
     with pytest.raises(UnreadableImage, match="Mismatched"):  # though it would shrink to the same size
         small({**records[0], "height": 2 * height, "width": 2 * width})
     assert np.array_equal(small(records[0]).image, image)
+
+
+def test_a_folder_below_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert DiskCache("~/cache", None).folder == str(tmp_path / "cache" / "dense_d2_images")
 
 
 def test_what_lies_in_the_folder_stays(name, tmp_path):
@@ -129,6 +151,7 @@ def test_what_lies_in_the_folder_stays(name, tmp_path):
 
 def test_sizes_that_the_annotations_lack_come_from_the_files(name, tmp_path):
     records = [{k: v for k, v in r.items() if k not in ("width", "height")} for r in load_records(name)]
+    records[1]["width"] = 120
     reader, numbered = reader_with("memory", records)
     assert [(r["width"], r["height"]) for r in numbered] == [(r["width"], r["height"]) for r in load_records(name)]
     reader(numbered[2])
@@ -144,6 +167,19 @@ def test_a_cache_that_does_not_fit_is_an_error(name, kind, tmp_path, monkeypatch
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match=rf"cache={kind} needs .* GB.* are free; .*none"):
         reader_with(kind, load_records(name), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_nine_tenths_of_what_is_free_may_be_taken(name, kind, tmp_path, monkeypatch):
+    records = load_records(name)[3:4]  # 96 x 64 x 3 = 18432 bytes
+    for free in (20481, 20479):
+        monkeypatch.setattr(cache_module, "free_memory", lambda free=free: free)
+        usage = type("Usage", (), {"free": free})
+        monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder, usage=usage: usage)
+        if free == 20481:
+            reader_with(kind, records, tmp_path)
+    with pytest.raises(UserError, match="needs 0.0 GB"):
+        reader_with(kind, records, tmp_path)
 
 
 def test_a_full_disk_cache_needs_no_more_room(name, tmp_path, monkeypatch):
@@ -184,5 +220,19 @@ def test_only_a_picture_reader_has_a_cache(name):
         open_cache("memory", "", load_records(name), DenseMapper(True, augmentations=[]))
 
 
-def test_free_memory_is_a_number_of_bytes():
-    assert 2**20 < free_memory() < 2**50
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, 3000 * 1024), ("max", 3000 * 1024), ("900000", 620_000), ("9000000", 3000 * 1024)]
+)
+def test_free_memory_is_that_of_the_machine_or_of_a_tighter_group(monkeypatch, limit, expected):
+    files = {"/proc/meminfo": "MemTotal: 9000 kB\nMemFree: 20 kB\nMemAvailable: 3000 kB\n"}
+    if limit:
+        group = {"max": limit, "current": "300000", "stat": "anon 70000\ninactive_file 20000\n"}
+        files.update({f"/sys/fs/cgroup/memory.{key}": text for key, text in group.items()})
+
+    def fake_open(path):
+        if path not in files:
+            raise FileNotFoundError(path)
+        return io.StringIO(files[path])
+
+    monkeypatch.setattr(cache_module, "open", fake_open, raising=False)
+    assert free_memory() == expected

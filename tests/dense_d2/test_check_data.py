@@ -94,6 +94,7 @@ ANNOTATION_CASES = {
     "image is text": (lambda c: c["images"].append("toy_000.png"), "malformed-entry", "error"),
     "no width": (lambda c: c["images"][1].pop("width"), "image-size-missing", "warning"),
     "negative height": (lambda c: c["images"][1].update(height=-3), "image-size-missing", "warning"),
+    "huge width": (lambda c: c["images"][1].update(width=2**31), "image-size-missing", "warning"),
     "other width": (lambda c: c["images"][1].update(width=121), "size-differs", "error"),
     "no such file": (lambda c: c["images"][1].update(file_name="none.png"), "missing-image-file", "error"),
     "nul in the name": (lambda c: c["images"][1].update(file_name="a\0b"), "missing-image-file", "error"),

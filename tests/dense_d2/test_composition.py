@@ -13,9 +13,11 @@ from dense_d2.data import (
     RandomHSV,
     build_train_loader,
 )
+from dense_d2.data.picture import Picture
 from dense_d2.datasets import DatasetError, load_records, register_coco
 from tests.dense_d2.painted import painted
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -139,8 +141,10 @@ def test_strong_steps_run_with_their_probability():
     for _ in range(1000):
         composition(painted(), None)
     assert 240 < len(ran) < 360
-    composition(painted(), None, strong=False)
+    composition.strong_prob = 1.0
+    before = len(ran)
     assert len(composition(painted(), None, strong=False)["instances"]) == 1
+    assert len(ran) == before
 
 
 @pytest.mark.parametrize(
@@ -172,6 +176,9 @@ def test_an_image_may_lose_all_boxes_unless_there_is_a_fallback():
     assert len(Composition((60, 80), final=[lose])(painted(), None)["instances"]) == 0
     kept = Composition((60, 80), final=[lose], fallback=[], min_box_side=1000)(painted(), None)["instances"]
     assert kept.gt_boxes.tensor.tolist() == [[20, 16, 50, 40]]
+    brighter = [lambda picture, draw, size: picture.moved(picture.image + 1, picture.boxes)]
+    sample = Composition((60, 80), final=brighter, fallback=[])(painted(box=None), None)
+    assert (sample["image"] == 41).all()  # it had none to lose
 
 
 def test_channel_order():
@@ -210,11 +217,30 @@ def test_unreadable_images_are_replaced_and_reported(toy_coco, tmp_path):
 def test_reading_shrinks_boxes_with_the_image(name):
     record = load_records(name)[3]  # 192 x 128
     assert (record["width"], record["height"]) == (192, 128)
-    full, shrunk = PictureReader()(record), PictureReader(96)(record)
+    full = PictureReader()(record)
     assert full.image.shape == (128, 192, 3)
-    assert shrunk.image.shape == (64, 96, 3)
-    np.testing.assert_allclose(shrunk.boxes * 2, full.boxes)
-    assert PictureReader(400)(record).image.shape == (128, 192, 3)
+    for size in (96, (64, 192), (160, 96)):
+        shrunk = PictureReader(size)(record)
+        assert shrunk.image.shape == (64, 96, 3)
+        np.testing.assert_allclose(shrunk.boxes * 2, full.boxes)
+    for size, shape in (((128, 192), (128, 192, 3)), ((200, 150), (100, 150, 3))):
+        assert PictureReader(size)(record).image.shape == shape
+    record = load_records(name)[4]  # 160 x 120, at 50 / 160 the sides are 50 and 37.5
+    full, cut = PictureReader()(record), PictureReader(50)(record)
+    assert cut.image.shape == (37, 50, 3)
+    assert cut.mask_scale == (50 / 160, 37 / 120)
+    np.testing.assert_allclose(cut.boxes, full.boxes * 0.3125)
+    assert np.array_equal(cut.image, cv2.resize(full.image, (50, 37), interpolation=cv2.INTER_LINEAR))
+
+
+def test_selected_boxes_keep_their_own_class_weight_and_mask():
+    boxes, weights = np.float32([[n, 0, 9, 9] for n in range(3)]), np.float32([0, 0.5, 1])
+    picture = Picture(painted().image, boxes, np.arange(3), {}, weights, masks=["a", "b", "c"])
+    for keep in (np.array([False, True, True]), slice(1, None), [1, 2]):
+        found = picture.select(keep)
+        assert found.boxes[:, 0].tolist() == found.classes.tolist() == [1, 2]
+        assert found.weights.tolist() == [0.5, 1] and found.masks == ["b", "c"]
+    assert picture.moved(picture.image, boxes).masks is None
 
 
 def test_crowds_and_inclusive_boxes(name):
@@ -226,9 +252,14 @@ def test_crowds_and_inclusive_boxes(name):
     record["annotations"] = [{"bbox": [-5, 3, 500, 4], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}]
     assert PictureReader()(record).boxes.tolist() == [[0, 3, 160, 7]]
     assert PictureReader(last_pixel_boxes=True)(record).boxes.tolist() == [[0, 3, 159, 6]]
+    record["annotations"][0].update(bbox=[-5, 3, 500, 7], bbox_mode=BoxMode.XYXY_ABS)
+    assert PictureReader()(record).boxes.tolist() == [[0, 3, 160, 7]]
+    record["annotations"][0].update(bbox=[5, 3, 0.5, 4], bbox_mode=BoxMode.XYWH_ABS)
+    assert PictureReader(last_pixel_boxes=True)(record).boxes.tolist() == [[5, 3, 5, 6]]
 
 
 def test_copy_paste_asks_for_masks_and_finds_them_in_the_file(name, images):
+    assert Composition(96, final=[CopyPaste()]).needs_masks and not Composition(96, final=[Letterbox()]).needs_masks
     composition = make_composition(strong=[MosaicWarp(), CopyPaste()])
     with pytest.raises(ValueError, match="keep_masks=true"):
         make_loader(name, composition=composition)
@@ -249,4 +280,8 @@ def test_copy_paste_asks_for_masks_and_finds_them_in_the_file(name, images):
     masks = [(a["bbox"], a["segmentation"]) for r in loader.dataset.records for a in r["annotations"]]
     assert masks
     assert all(segmentation[0][:2] == box[:2] for box, segmentation in masks)
-    assert fingerprint(loader, 2) != fingerprint(make_loader(register_coco(*images)), 2)
+    mosaics = make_loader(register_coco(*images), composition=make_composition(strong=[MosaicWarp()]))
+    pasted, plain = (
+        [len(boxes) for batch in fingerprint(found) for _, _, boxes in batch] for found in (loader, mosaics)
+    )
+    assert sum(more > less for more, less in zip(pasted, plain)) >= 4

@@ -1,3 +1,4 @@
+import gc
 import json
 import logging
 import os
@@ -63,6 +64,20 @@ def test_records_have_contiguous_classes_ordered_by_id(toy_coco):
     assert os.path.isfile(records[0]["file_name"])
 
 
+def test_images_are_ordered_by_id_and_have_both_sides_or_none(edited):
+    def change(content):
+        content["images"][1]["file_name"] = "folder/file.png"
+        content["images"].reverse()
+        del content["images"][0]["height"]
+        content["annotations"][0]["ignore"] = 1
+
+    records = load_records(register_coco(*edited(change)))
+    assert [r["image_id"] for r in records] == list(range(5, 125, 10))
+    assert ["width" in r or "height" in r for r in records] == [True] * 11 + [False]
+    assert records[0]["annotations"][0]["iscrowd"] == 1
+    assert records[1]["file_name"] == os.path.join(os.path.dirname(records[0]["file_name"]), "folder", "file.png")
+
+
 def test_the_same_files_are_one_dataset_parsed_once(toy_coco, tmp_path, monkeypatch):
     coco_file._read_coco.cache_clear()
     calls = []
@@ -72,7 +87,7 @@ def test_the_same_files_are_one_dataset_parsed_once(toy_coco, tmp_path, monkeypa
     assert register_coco(*toy_coco) == name
     assert register_coco(os.path.join(toy_coco[0], "."), toy_coco[1]) == name
     load_records(name)
-    assert len(calls) == 1
+    assert len(calls) == 1 and gc.isenabled()
     assert register_coco(str(tmp_path), toy_coco[1]) != name
 
 
@@ -167,7 +182,7 @@ def test_a_builtin_name_without_files_says_where_it_looked(monkeypatch, tmp_path
 BAD_BOXES = {
     "non-finite-box": [[1, 1, float("nan"), 5], [1, float("inf"), 5, 5], [1e308, 0, 1e308, 5], [10**400, 0, 5, 5]],
     "negative-size-box": [[20, 20, -5, 5]],
-    "zero-size-box": [[20, 20, 0, 5], [20, 20, 5, 0], [1, 1, 1e-300, 5]],
+    "zero-size-box": [[20, 20, 0, 5], [20, 20, 5, 0], [1, 1, 1e-300, 5], [900, 900, 0, 5]],
     "box-outside-image": [[200, 10, 5, 5], [10, 500, 5, 5], [-10, 10, 10, 5], [160, 0, 3, 3]],
 }
 
@@ -196,19 +211,20 @@ def test_bad_boxes_are_dropped_with_one_warning_that_names_the_images(edited, ca
         records = load_records(name)
     assert sum(len(r["annotations"]) for r in records) == len(clean["annotations"])
     assert len(caplog.records) == 1
-    assert "dropped 18 of" in caplog.text
+    assert "dropped 19 of" in caplog.text
     assert (
-        "9 non-finite-box, 1 negative-size-box, 3 zero-size-box, 4 box-outside-image, 1 unknown-category-id"
+        "9 non-finite-box, 1 negative-size-box, 4 zero-size-box, 4 box-outside-image, 1 unknown-category-id"
         in caplog.text
     )
-    assert "toy_000.png" in caplog.text
+    assert "in 1 images: toy_000.png" in caplog.text
     caplog.clear()
     drop_bad_boxes(records)
     assert not caplog.records
 
 
 def test_a_box_partly_outside_stays_and_xyxy_is_understood():
-    annotation = {"bbox": [-5, -5, 3, 40], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "segmentation": [[1] * 6]}
+    box = {"bbox": [-5, -5, 3, 40], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 100}
+    annotation = {**box, "segmentation": [[1] * 6], "keypoints": [1, 2, 2]}
     record = {
         "file_name": "a",
         "width": 20,
@@ -216,8 +232,19 @@ def test_a_box_partly_outside_stays_and_xyxy_is_understood():
         "annotations": [annotation, {**annotation, "bbox": [5, 5, 3, 9]}],
     }
     (cleaned,) = drop_bad_boxes([record])
-    assert cleaned["annotations"] == [{"bbox": [-5, -5, 3, 40], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}]
+    assert cleaned["annotations"] == [box]
     assert len(record["annotations"]) == 2
+    (with_masks,) = drop_bad_boxes([record], keep_masks=True)
+    assert with_masks["annotations"] == [{**box, "segmentation": [[1] * 6]}]
+    (anywhere,) = drop_bad_boxes([{"file_name": "a", "annotations": [{**box, "bbox": [900, 900, 905, 905]}]}])
+    assert len(anywhere["annotations"]) == 1  # of an image of unknown size
+
+
+def test_classes_beyond_those_of_the_data_are_dropped(toy_coco):
+    box = {"bbox": [5, 5, 9, 9], "bbox_mode": BoxMode.XYWH_ABS}
+    record = {"file_name": "a", "annotations": [{**box, "category_id": number} for number in (-1, 0, 2, 3)]}
+    (cleaned,) = drop_bad_boxes([record], register_coco(*toy_coco))
+    assert [a["category_id"] for a in cleaned["annotations"]] == [0, 2]
 
 
 def test_many_images_are_not_all_named(caplog):

@@ -13,7 +13,11 @@ def smooth(height=60, width=90):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}, {"restart_marker_blocks": 1}],
+    ids=str,
+)
 def test_the_pixels_are_those_of_pillow(tmp_path, orientation, options):
     exif = Image.Exif()
     exif[274] = orientation
@@ -38,6 +42,8 @@ def test_everything_else_goes_the_slow_way(tmp_path, mode, name):
 def test_grey_images(tmp_path):
     path = str(tmp_path / "a.jpg")
     smooth().convert("L").save(path)
+    with open(path, "rb") as file:
+        assert decode_jpeg(file.read()).shape == (60, 90, 3)
     assert np.array_equal(read_image({"file_name": path}, "BGR", fast=True), read_image({"file_name": path}, "BGR"))
 
 

@@ -16,7 +16,9 @@ from PIL import Image
         (640, 427, (640, 640), (640, 427)),
         (375, 500, (416, 416), (312, 416)),
         (333, 500, (416, 416), (277, 416)),  # 277.06
+        (500, 333, (416, 416), (416, 277)),
         (2, 2000, (64, 64), (1, 64)),  # never empty
+        (2000, 2, (64, 64), (64, 1)),
         (10, 10, (64, 32), (32, 32)),
     ],
 )
@@ -54,6 +56,8 @@ def test_mirroring():
     check_box_follows(mirrored.image, mirrored.boxes[0], lambda x: x > 145, 0, 0)
     assert picture.boxes.tolist() == [[2, 3, 12, 9]]
     assert RandomFlip(0.0)(picture, None, None) is picture
+    np.random.seed(0)
+    assert 60 < sum(RandomFlip(0.2)(picture, None, None) is not picture for _ in range(400)) < 100
 
 
 def test_testing_resizes_like_opencv_and_leaves_padding_to_the_model(tmp_path):
@@ -63,10 +67,13 @@ def test_testing_resizes_like_opencv_and_leaves_padding_to_the_model(tmp_path):
     expected = cv2.resize(pixels[..., ::-1].copy(), (40, 26), interpolation=cv2.INTER_LINEAR)
     assert np.array_equal(sample["image"].numpy(), expected.transpose(2, 0, 1))
     assert (sample["height"], sample["width"]) == (50, 75)
-    assert fit_image(pixels, (40, 40))[0].shape == (26, 40, 3)
+    assert np.array_equal(fit_image(pixels[..., ::-1], (40, 40))[0], expected)
 
 
 def test_the_transform_moves_boxes_and_has_an_inverse():
-    transform = LetterboxResize((40, 60)).get_transform(np.zeros((20, 20, 3), np.uint8))
-    assert transform.apply_box(np.float64([[1, 2, 3, 4]])).tolist() == [[2, 4, 6, 8]]
-    assert transform.inverse().apply_box(np.float64([[2, 4, 6, 8]])).tolist() == [[1, 2, 3, 4]]
+    transform = LetterboxResize((40, 60)).get_transform(np.zeros((20, 40, 3), np.uint8))
+    assert transform.apply_box(np.float64([[2, 4, 6, 8]])).tolist() == [[3, 6, 9, 12]]
+    assert set(transform.apply_segmentation(np.uint8([[0, 9] * 20] * 20)).flat) == {0, 9}
+    inverse = transform.inverse()
+    assert inverse.apply_box(np.float64([[3, 6, 9, 12]])).tolist() == [[2, 4, 6, 8]]
+    assert inverse.apply_image(np.zeros((30, 60, 3), np.uint8)).shape == (20, 40, 3)

@@ -56,8 +56,10 @@ def test_a_loader_starts_at_any_iteration(name, straight):
         assert fingerprint(itertools.islice(loader, 12 - start)) == straight[start:]
 
 
-def test_another_seed_gives_other_batches(name, straight):
-    assert fingerprint(itertools.islice(make_loader(name, seed=6), 12)) != straight
+def test_another_seed_gives_another_order_and_other_samples(name, straight):
+    other = fingerprint(itertools.islice(make_loader(name, seed=6), 12))
+    assert [s[0] for batch in other for s in batch] != [s[0] for batch in straight for s in batch]
+    assert not {str(s) for batch in other for s in batch} & {str(s) for batch in straight for s in batch}
 
 
 def test_epochs_differ_in_order_and_in_augmentation(name):
@@ -122,9 +124,25 @@ def test_a_group_of_keys_has_one_aspect_ratio():
     assert list(itertools.islice(started, 280)) == keys[120:]
 
 
+def test_batches_are_of_wide_images_or_of_others(name):
+    shapes = [{s["width"] > s["height"] for s in batch} for batch in itertools.islice(make_loader(name), 12)]
+    assert {tuple(shape) for shape in shapes} == {(False,), (True,)}
+
+
 def test_images_without_boxes_are_left_out_unless_wanted(name):
     assert len(make_loader(name).dataset) == 11
     assert len(make_loader(name, filter_empty=False).dataset) == 12
+    records = load_records(name)
+    records[0]["annotations"] = [a for a in records[0]["annotations"] if a["iscrowd"]]
+    assert len(records[0]["annotations"]) == 1
+    assert len(make_loader(records).dataset) == 10
+
+
+def test_several_data_sets_and_records_of_ones_own(name, images):
+    assert len(make_loader([name, register_coco(*images)], filter_empty=False).dataset) == 24
+    records = load_records(name)
+    records[1]["annotations"] = [{**records[1]["annotations"][0], "bbox": [5, 5, 0, 9]}]
+    assert len(make_loader(records).dataset) == 10
 
 
 class FailingMapper:
@@ -147,13 +165,12 @@ def make_failing(bad, size=8, max_unreadable_images=10, composition=None):
 
 
 def test_a_broken_image_is_replaced_by_one_of_its_kind_and_reported_once(caplog):
-    good = [s["file_name"] for b in itertools.islice(make_failing(()), 40) for s in b]
+    good = [s["file_name"] for b in itertools.islice(make_failing(()), 80) for s in b]
     loader = make_failing(("3",))
     with caplog.at_level(logging.WARNING):
-        samples = [s for b in itertools.islice(loader, 40) for s in b]
-    for expected, sample in zip(good, samples):
-        assert sample["width"] == 1 + int(expected) % 2
-        assert sample["file_name"] == expected if expected != "3" else sample["file_name"] in "157"
+        samples = [s for b in itertools.islice(loader, 80) for s in b]
+    assert {sample["file_name"] for expected, sample in zip(good, samples) if expected == "3"} == set("157")
+    assert all(sample["file_name"] == expected for expected, sample in zip(good, samples) if expected != "3")
     assert caplog.text.count("Unreadable image") == 1
     assert loader.unreadable == {"3": "broken"}
 
@@ -168,6 +185,17 @@ def test_more_broken_images_than_allowed_stop_the_run_with_the_list():
     list(itertools.islice(make_failing("25", max_unreadable_images=2), 100))
 
 
+def test_as_many_broken_images_as_allowed_are_all_replaced(name):
+    """Also where one sample meets them all before it finds the good one."""
+    bad = {r["file_name"] for r in load_records(name)[1:]}
+    settings = dict(mapper=FailingMapper(bad), composition=None, filter_empty=False)
+    loader = make_loader(name, **settings, max_unreadable_images=11)
+    good = {s["file_name"] for b in itertools.islice(loader, 30) for s in b}
+    assert good == {load_records(name)[0]["file_name"]}
+    with pytest.raises(DatasetError, match="11 image files"):
+        list(itertools.islice(make_loader(name, **settings, max_unreadable_images=10), 30))
+
+
 def test_a_set_of_broken_images_ends_too():
     with pytest.raises(DatasetError, match="image files could not be read"):
         next(iter(make_failing("01234567", max_unreadable_images=100)))
@@ -177,10 +205,10 @@ def test_a_broken_mosaic_partner_is_replaced_and_reported():
     def compose(sample, draw, *, strong, size):
         return dict(sample, partners=[draw()["file_name"] for _ in range(3)])
 
-    loader = make_failing(("3",), composition=compose)
+    loader = make_failing(("6",), composition=compose)
     partners = {p for b in itertools.islice(loader, 40) for s in b for p in s["partners"]}
-    assert partners == set("0124567")
-    assert loader.unreadable == {"3": "broken"}
+    assert partners == set("0123457")
+    assert loader.unreadable == {"6": "broken"}
 
 
 def test_a_truncated_file_on_disk(tmp_path, toy_coco):
@@ -200,10 +228,22 @@ def test_a_seed_is_needed(name, seed):
         make_loader(name, seed=seed)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_makes_its_share_of_every_batch(name, monkeypatch, rank):
+    settings = dict(composition=None, aspect_ratio_grouping=False, total_batch_size=4)
+    whole = [sample for batch in fingerprint(itertools.islice(make_loader(name, **settings), 5)) for sample in batch]
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda: rank)
+    own = fingerprint(itertools.islice(make_loader(name, **settings), 5))
+    assert [len(batch) for batch in own] == [2] * 5
+    assert [sample for batch in own for sample in batch] == whole[rank::2]
+
+
 def test_batch_size_must_fit_the_processes(name, monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
-    with pytest.raises(ValueError, match="total_batch_size is 2.*3 processes"):
-        make_loader(name)
+    for size in (2, 0):
+        with pytest.raises(ValueError, match=f"total_batch_size is {size}.*3 processes"):
+            make_loader(name, total_batch_size=size)
 
 
 def test_nothing_to_train_on():

@@ -52,9 +52,10 @@ def test_crowds_and_emptied_boxes_are_left_out(tmp_path):
 
 
 def test_boxes_are_cut_to_the_image(tmp_path):
-    record = make_record(tmp_path / "a.png", boxes=[(-3, -2, 10, 5), (30, 10, 20, 20), (41, 0, 5, 5)])
+    record = make_record(tmp_path / "a.png", boxes=[(-3, -2, 10, 5), (30, 10, 20, 20), (41, 0, 5, 5), (1, 1, 0.5, 9)])
+    record["annotations"].append({"bbox": [9, 8, 11, 12], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0})
     boxes = DenseMapper(True, augmentations=[])(record)["instances"].gt_boxes.tensor
-    assert boxes.tolist() == [[0, 0, 7, 3], [30, 10, 40, 20]]
+    assert boxes.tolist() == [[0, 0, 7, 3], [30, 10, 40, 20], [1, 1, 1.5, 10], [9, 8, 11, 12]]
 
 
 def test_no_boxes(tmp_path):
@@ -148,6 +149,15 @@ def test_an_unreadable_file_is_an_error_of_the_user_from_a_worker_too(tmp_path, 
     with pytest.raises(UserError) as caught:
         list(DataLoader(dataset, batch_size=None, num_workers=num_workers))
     assert str(caught.value).startswith(f"{path}: UnidentifiedImageError: cannot identify")
+
+
+def test_too_little_memory_is_not_taken_for_a_broken_image(tmp_path, monkeypatch):
+    def decode(*args):
+        raise MemoryError
+
+    monkeypatch.setattr("dense_d2.data.mapper._decode", decode)
+    with pytest.raises(MemoryError):
+        DenseMapper(True, augmentations=[])(make_record(tmp_path / "a.png"))
 
 
 def test_an_error_in_an_augmentation_is_not_taken_for_a_broken_image(tmp_path):

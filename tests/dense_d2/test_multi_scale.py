@@ -29,6 +29,7 @@ def test_a_rectangle_keeps_its_shape():
     assert {scale.size_at(i, 0) for i in range(1, 40)} == {(96, 128), (320, 416), (448, 576)}  # 124.8, 416, 582.4
     tall = MultiScale([320], period=1, first=(416, 320))
     assert tall.size_at(1, 0) == (320, 256)  # 246.2
+    assert MultiScale([320], period=1, first=(640, 32)).size_at(1, 0) == (320, 32)  # 16
 
 
 def test_what_does_not_fit_together_is_refused():
@@ -40,3 +41,5 @@ def test_what_does_not_fit_together_is_refused():
         MultiScale(SIZES, 0)
     with pytest.raises(UserError, match=r"sides of \[300, 400\] pixels, but multiples of 32"):
         MultiScale([320, 300], first=(320, 400))
+    with pytest.raises(UserError, match=r"sides of \[0\] pixels"):
+        MultiScale([0, 32])

@@ -131,6 +131,9 @@ def test_affine():
     doubled = step.warp(painted(box=(30, 20, 40, 30)), 0, 2, (0, 0), (0, 0))
     np.testing.assert_allclose(doubled.boxes, [[20, 10, 40, 30]], atol=1e-4)
     check_box_follows(doubled.image, doubled.boxes[0], is_painted, 1.5, 1.5)
+    sheared = step.warp(painted(), 0, 1, (0, 0), (45, 0))  # x + y: to 90 of 80 pixels
+    np.testing.assert_allclose(sheared.boxes, [[36, 16, 80, 40]], atol=1e-4)
+    check_box_follows(sheared.image, sheared.boxes[0], is_painted, 1, 1)
     turned = step.warp(painted(), 10, 1, (0, 0), (0, 0)).boxes[0]
     hull = 30 * np.cos(np.pi / 18) + 24 * np.sin(np.pi / 18)
     assert turned[2] - turned[0] == pytest.approx(hull * np.sqrt(np.cos(np.pi / 18)), abs=1e-3)
@@ -138,6 +141,17 @@ def test_affine():
     for _ in range(20):
         picture = step(painted(100, 100, (40, 40, 60, 60)), None, None)
         check_box_follows(picture.image, picture.boxes[0], is_painted, outside=2, inside=5)
+
+
+def test_affine_draws():
+    """The shift along x is a part of the height, and the other way round."""
+    np.random.seed(0)
+    step, picture = RandomAffine(prob=0.3), painted()
+    step.warp = lambda picture, angle, scale, shift, shears: [angle, scale, *shift, *shears]
+    found = [draws for draws in (step(picture, None, None) for _ in range(3000)) if draws is not picture]
+    assert 800 < len(found) < 1000
+    np.testing.assert_allclose(np.min(found, axis=0), [-10, 0.9, -6, -8, -2, -2], rtol=0.02)
+    np.testing.assert_allclose(np.max(found, axis=0), [10, 1.1, 6, 8, 2, 2], rtol=0.02)
 
 
 def test_training_stretches_with_each_interpolation():

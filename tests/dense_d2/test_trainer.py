@@ -140,6 +140,7 @@ def test_raw_and_averaged_weights_are_reported_apart(toy_coco, tmp_path):
     cfg.train.hooks.ema = ema[1]
     os.makedirs(tmp_path / "eval")
     again = LazyTrainer.evaluate_checkpoint(cfg)
+    assert json.loads((tmp_path / "eval" / "results.json").read_text())["iterations"] == 2
     assert again["bbox"] == pytest.approx(results["bbox"], nan_ok=True)
     assert again["bbox_ema"] == pytest.approx(results["bbox_ema"], nan_ok=True)
 
@@ -150,6 +151,9 @@ def test_a_used_folder_is_not_overwritten(toy_coco, tmp_path):
     with pytest.raises(FileExistsError, match="--resume goes on"):
         trainer_of(toy_coco, str(tmp_path), "train.max_iter=1")
     assert (tmp_path / "model_final.pth").read_bytes() == before
+    cfg = load_config(ROW, toy_overrides(toy_coco, tmp_path))
+    with pytest.raises(FileExistsError, match="--resume goes on"):  # before config.yaml is written
+        LazyTrainer.setup(cfg, argparse.Namespace(eval_only=False, resume=False))
 
 
 def test_fine_tuning_on_other_classes_needs_to_be_asked_for(toy_coco, tmp_path):
@@ -256,16 +260,6 @@ def test_a_coco_model_meets_other_classes_where_the_evaluator_translates(toy_coc
         _check_splits(cfg, ["test"])
 
 
-def test_a_drawn_seed_is_kept_when_resuming(toy_coco, tmp_path):
-    cfg = load_config(ROW, toy_overrides(toy_coco, tmp_path) + ["train.seed=-1"])
-    LazyTrainer.setup(cfg, argparse.Namespace(eval_only=False, resume=False))
-    drawn = cfg.train.seed
-    assert drawn >= 0
-    cfg.train.seed = -1
-    LazyTrainer.setup(cfg, argparse.Namespace(eval_only=False, resume=True))
-    assert cfg.train.seed == drawn
-
-
 def test_two_hooks_of_a_kind_are_refused(toy_coco, tmp_path):
     hooks = [("a", L(EMA)(decay=0.5)), ("b", L(EMA)(decay=0.9))]
     with pytest.raises(UserError, match="of each kind one"):
@@ -277,7 +271,10 @@ def test_resuming_with_another_learning_rate_warns(toy_coco, tmp_path, caplog):
     logging.getLogger("dense_d2").propagate = True
     with caplog.at_level(logging.WARNING, logger="dense_d2"):
         trainer_of(toy_coco, str(tmp_path), "train.max_iter=2", "optimizer.lr=0.5", resume=True)
+        assert "is complete" not in caplog.text
+        trainer_of(toy_coco, str(tmp_path), "train.max_iter=1", resume=True)
     assert "the config's [(0.5," in caplog.text
+    assert "is complete (1 iterations)" in caplog.text
 
 
 def test_command_line_errors_are_one_message(tmp_path):
