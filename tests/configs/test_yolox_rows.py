@@ -3,8 +3,10 @@
 import pathlib
 
 from dense_d2.config import load_config
+from dense_d2.data import Letterbox, MixUp, MosaicWarp, RandomFlip, RandomHSV
 
 import pytest
+import torch
 from detectron2.config import instantiate
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -47,17 +49,26 @@ def load(name):
 def test_data(name):
     expected, cfg = ROWS[name], load(name)
     data = cfg.dataloader.train
-    mosaic, *others = data.composition.strong
-    assert (mosaic.degrees, mosaic.translate, tuple(mosaic.scale), mosaic.shear) == (10, 0.1, expected["scale"], 2)
-    assert [step._target_.__name__ for step in others] == [expected["second"]] * (expected["second"] is not None)
-    assert all(tuple(step.scale) == (0.5, 1.5) for step in others)
-    assert (data.composition.strong_prob, data.close_iters) == (expected["prob"], expected["closing"] * EPOCH)
-    assert [step._target_.__name__ for step in data.composition.final] == ["RandomHSV", "RandomFlip", "Letterbox"]
-    assert (data.composition.input_size, data.composition.min_box_side, data.composition.max_boxes) == (640, 1, 120)
+    assert (data.close_iters, data.total_batch_size) == (expected["closing"] * EPOCH, 64)
+    assert (data.filter_empty, data.aspect_ratio_grouping) == (False, False)
+    composition, scales = instantiate(data.composition), instantiate(data.multi_scale)
+    assert (composition.input_size, composition.strong_prob) == ((640, 640), expected["prob"])
+    assert (composition.min_box_side, composition.max_boxes, composition.fallback) == (1, 120, None)
+    mosaic, *others = composition.strong
+    assert isinstance(mosaic, MosaicWarp) and mosaic.centred
+    assert (mosaic.degrees, mosaic.translate, mosaic.scale, mosaic.shear) == (10, 0.1, expected["scale"], 2)
+    assert mosaic.candidates == {"min_side": 2, "min_area_ratio": 0.2, "max_aspect": 20}
+    assert [type(step).__name__ for step in others] == [expected["second"]] * (expected["second"] is not None)
+    for step in others:
+        assert (step.scale, step.flip_prob) == ((0.5, 1.5), 0.5)
+        if isinstance(step, MixUp):
+            assert step.candidates == {"min_side": 5, "min_area_ratio": 0.2, "max_aspect": 20}
+    hsv, flip, letterbox = composition.final
+    assert isinstance(hsv, RandomHSV) and (hsv.gains.tolist(), hsv.additive, hsv.prob) == ([0.015, 0.7, 0.4], False, 1)
+    assert isinstance(flip, RandomFlip) and flip.prob == 0.5 and isinstance(letterbox, Letterbox)
     low, high = expected["sizes"]
-    assert list(data.multi_scale.sizes) == list(range(low, high + 1, 32))
-    assert (data.multi_scale.period, data.multi_scale.first) == (10, 640)
-    assert (data.filter_empty, data.aspect_ratio_grouping, data.total_batch_size) == (False, False, 64)
+    assert scales.sizes == list(range(low, high + 1, 32))
+    assert (scales.period, scales.first, scales.in_pipeline, scales.fixed_from) == (10, (640, 640), False, None)
     assert cfg.dataloader.test.mapper.augmentations[0].size == expected["side"]
     assert (cfg.model.test_score_thresh, cfg.model.test_nms_thresh) == (0.01, 0.65)
 
@@ -83,3 +94,13 @@ def test_schedule_and_averages(name):
         assert cfg.train.hooks.l1.last_iters == ROWS[name]["closing"] * EPOCH
     else:
         assert "l1" not in cfg.train.hooks
+
+
+def test_parameter_groups():
+    cfg = load("yolox_nano")
+    cfg.optimizer.fused = False  # wants real tensors
+    with torch.device("meta"):
+        cfg.optimizer.params.model = instantiate(cfg.model)
+    groups = instantiate(cfg.optimizer).param_groups
+    assert {g["weight_decay"]: len(g["params"]) for g in groups} == {5e-4: 113, 0.0: 104 + 113}
+    assert {(g["lr"], g["momentum"], g["nesterov"]) for g in groups} == {(0.01, 0.9, True)}
