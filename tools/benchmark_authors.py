@@ -98,7 +98,7 @@ def _register_step(name, count, side):
 def _register_assignment(boxes):
     @item(f"yolox assignment and losses, 8 images of {SIDE}x{SIDE}, {boxes} boxes each, authors")
     def assignment(options):
-        priors, corners, cls_logits, obj_logits, *_ = assignment_inputs(boxes, options.device)
+        priors, (corners, cls_logits, obj_logits), _ = assignment_inputs(boxes, options.device)
         centres, sizes = (corners[..., :2] + corners[..., 2:]) / 2, corners[..., 2:] - corners[..., :2]
         outputs = torch.cat([centres, sizes, obj_logits[..., None], cls_logits], 2)
         grid, strides = priors.grid[None], priors.strides[None]

@@ -128,7 +128,7 @@ def _register_assignment(boxes):
     def assignment_and_losses(options):
         """All that a training step does between the head and the backward pass."""
         model = build(S, options)[1].train()
-        priors, pred_boxes, cls_logits, obj_logits, *_ = assignment_inputs(boxes, options.device)
+        priors, (pred_boxes, cls_logits, obj_logits), _ = assignment_inputs(boxes, options.device)
         cells = [(height, width) for height, width, _ in priors.shapes]
         deltas = model.box_coder.get_deltas(pred_boxes, priors)
         maps = [_to_maps(x, cells) for x in (deltas, obj_logits[..., None], cls_logits)]
@@ -171,7 +171,7 @@ def _to_maps(flat, cells):
 
 def assignment_inputs(boxes, device, images=8, side=SIDE):
     """Predictions that lie about where training would have them: near the boxes' size, with noise."""
-    from yolox_d2.assignment import make_priors, pad_instances
+    from yolox_d2.assignment import GroundTruth, Predictions, make_priors, pad_instances
 
     generator = torch.Generator().manual_seed(0)
     strides = (8, 16, 32)
@@ -183,7 +183,8 @@ def assignment_inputs(boxes, device, images=8, side=SIDE):
     obj_logits = torch.randn(images, len(centers), generator=generator) - 4
     gt = pad_instances([random_instances(side, side, boxes, seed) for seed in range(images)])
     priors = priors._replace(**{k: getattr(priors, k).to(device) for k in ("grid", "strides", "sizes")})
-    return (priors, *(x.to(device) for x in (pred_boxes, cls_logits, obj_logits, *gt)))
+    pred, gt = ([x.to(device) for x in tensors] for tensors in ((pred_boxes, cls_logits, obj_logits), gt))
+    return priors, Predictions(*pred), GroundTruth(*gt)
 
 
 def _register_data(name, **settings):

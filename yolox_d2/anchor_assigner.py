@@ -34,17 +34,17 @@ class AnchorAssigner:
         self.ignore_iou, self.chunk = ignore_iou, chunk
 
     @torch.no_grad()
-    def __call__(self, priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid):
+    def __call__(self, priors, pred, gt):
         """See `yolox_d2.assignment`."""
+        gt_boxes = gt.boxes.float()
         if gt_boxes.shape[1] == 0:
-            return no_match(obj_logits)
-        gt_boxes = gt_boxes.float()
-        claims = torch.where(gt_valid, _best_anchors(priors, gt_boxes), len(priors.grid))
+            return no_match(pred.obj_logits)
+        claims = torch.where(gt.valid, _best_anchors(priors, gt_boxes), len(priors.grid))
         boxes = torch.arange(gt_boxes.shape[1], device=claims.device).expand_as(claims)
         matched_idxs = torch.full((len(claims), len(priors.grid) + 1), BACKGROUND, device=claims.device)
         matched_idxs = matched_idxs.scatter_reduce_(1, claims, boxes, "amax")[:, :-1]
-        overlaps = self._best_ious(box_planes(pred_boxes), box_planes(gt_boxes * gt_valid[..., None]))
-        ious = matched_ious(pred_boxes, gt_boxes, matched_idxs)
+        overlaps = self._best_ious(box_planes(pred.boxes), box_planes(gt_boxes * gt.valid[..., None]))
+        ious = matched_ious(pred.boxes, gt_boxes, matched_idxs)
         ignored = (matched_idxs == BACKGROUND) & (overlaps > self.ignore_iou)
         return Assignment(matched_idxs.masked_fill(ignored, IGNORED), ious)
 

@@ -1,9 +1,7 @@
 """What every assigner of YOLOX takes and returns, for the whole batch at once.
 
-An assigner is a callable
-`assigner(priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid) -> Assignment` with pred_boxes
-(N, R, 4) decoded, XYXY pixels; cls_logits (N, R, K); obj_logits (N, R); gt_* as `pad_instances` returns them. It computes
-in float32 whatever it is given, without gradient and without a loop over boxes.
+An assigner is a callable `assigner(priors, pred, gt) -> Assignment` of Priors, Predictions and GroundTruth. It computes in
+float32 whatever it is given, without gradient and without a loop over boxes.
 
 Shapes: N images, R priors, M ground-truth boxes of the fullest image, K classes, A priors a cell.
 """
@@ -18,6 +16,8 @@ __all__ = [
     "IGNORED",
     "Assignment",
     "CellAssigner",
+    "GroundTruth",
+    "Predictions",
     "Priors",
     "box_iou",
     "box_planes",
@@ -56,6 +56,22 @@ class Priors(NamedTuple):
     def at(self, idxs):
         """Those of some predictions."""
         return self._replace(grid=self.grid[idxs], strides=self.strides[idxs], sizes=self.sizes[idxs])
+
+
+class Predictions(NamedTuple):
+    """boxes: (N, R, 4) decoded, XYXY pixels of the network input. cls_logits: (N, R, K). obj_logits: (N, R)."""
+
+    boxes: torch.Tensor
+    cls_logits: torch.Tensor
+    obj_logits: torch.Tensor
+
+
+class GroundTruth(NamedTuple):
+    """boxes: (N, M, 4) float32, XYXY pixels. classes: (N, M) int64. valid: (N, M) bool; the rest is padding, zeros."""
+
+    boxes: torch.Tensor
+    classes: torch.Tensor
+    valid: torch.Tensor
 
 
 class Assignment(NamedTuple):
@@ -108,12 +124,12 @@ def pad_instances(instances):
     """Args:
         instances: N Instances with gt_boxes and gt_classes, any number of boxes.
     Returns:
-        gt_boxes (N, M, 4) float32 and gt_classes (N, M) int64, padded with zeros at the end; gt_valid (N, M) bool.
+        GroundTruth, padded at the end.
     """
     boxes = [x.gt_boxes.tensor.float() for x in instances]
     classes = [x.gt_classes for x in instances]
     valid = [torch.ones_like(c, dtype=torch.bool) for c in classes]
-    return tuple(pad_sequence(x, batch_first=True) for x in (boxes, classes, valid))
+    return GroundTruth(*(pad_sequence(x, batch_first=True) for x in (boxes, classes, valid)))
 
 
 def no_match(obj_logits):

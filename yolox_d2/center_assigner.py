@@ -31,21 +31,21 @@ class CenterAssigner(CellAssigner):
         self.radius, self.ranges = radius, tuple(ranges)
 
     @torch.no_grad()
-    def __call__(self, priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid):
+    def __call__(self, priors, pred, gt):
         """See `yolox_d2.assignment`."""
         self.check_anchors(len(priors.grid) // priors.num_cells)
         if len(self.ranges) + 1 != len(priors.shapes):
             raise ValueError(f"{len(self.ranges)} ranges for {len(priors.shapes)} levels; give one fewer than levels")
+        gt_boxes = gt.boxes.float()
         num_gt = gt_boxes.shape[1]
         if num_gt == 0:
-            return no_match(obj_logits)
-        gt_boxes = gt_boxes.float()
+            return no_match(pred.obj_logits)
         sides = gt_boxes[..., 2:] - gt_boxes[..., :2]
         half_side = sides.amax(dim=2) / 2
         levels = sum((half_side > limit).long() for limit in self.ranges)
         cells = cells_around(priors.shapes, centers_of(gt_boxes), self.radius)
         cells = cells.gather(2, levels[..., None, None].expand(-1, -1, 1, cells.shape[3])).squeeze(2)
-        cells = torch.where(gt_valid[..., None], cells, len(priors.grid))
+        cells = torch.where(gt.valid[..., None], cells, len(priors.grid))
 
         order = sides.prod(dim=2).sort(dim=1, stable=True).indices
         ranks = order.argsort(dim=1)
@@ -53,4 +53,4 @@ class CenterAssigner(CellAssigner):
         best.scatter_reduce_(1, cells.flatten(1), ranks[..., None].expand_as(cells).flatten(1), "amin")
         best = best[:, :-1]
         matched_idxs = torch.where(best < num_gt, order.gather(1, best.clamp(max=num_gt - 1)), BACKGROUND)
-        return Assignment(matched_idxs, matched_ious(pred_boxes, gt_boxes, matched_idxs))
+        return Assignment(matched_idxs, matched_ious(pred.boxes, gt_boxes, matched_idxs))

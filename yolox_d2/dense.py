@@ -11,7 +11,7 @@ from dense_d2.modeling.dense_prediction import DenseLabels, DensePrediction
 import torch
 import torch.nn.functional as F
 
-from .assignment import pad_instances
+from .assignment import Predictions, pad_instances
 
 __all__ = ["DenseAnswers", "ground_truth_of"]
 
@@ -32,14 +32,14 @@ class DenseAnswers:
     def label_dense(self, images, predictions, gt_instances):
         """Returns a list of N `DenseLabels`; with a selector, those of its one-to-one assignment."""
         priors, deltas, obj_logits, cls_logits, _ = self._dense_predictions(predictions[0], predictions)
-        gt_boxes, gt_classes, gt_valid = ground_truth_of(images, gt_instances)
+        gt = ground_truth_of(images, gt_instances)
         assigner = self.assigner if self.select_assigner is None else self.select_assigner
-        pred_boxes = self.box_coder.apply_deltas(deltas, priors)
-        matched = assigner(priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid).matched_idxs
+        pred = Predictions(self.box_coder.apply_deltas(deltas, priors), cls_logits, obj_logits)
+        matched = assigner(priors, pred, gt).matched_idxs
         # one entry more, for what is no foreground; this also lets batches without any box pass
-        idxs = torch.where(matched >= 0, matched, gt_classes.shape[1])
-        classes = F.pad(gt_classes, (0, 1), value=self.num_classes).gather(1, idxs)
-        boxes = F.pad(gt_boxes, (0, 0, 0, 1)).gather(1, idxs[..., None].expand(-1, -1, 4))
+        idxs = torch.where(matched >= 0, matched, gt.classes.shape[1])
+        classes = F.pad(gt.classes, (0, 1), value=self.num_classes).gather(1, idxs)
+        boxes = F.pad(gt.boxes, (0, 0, 0, 1)).gather(1, idxs[..., None].expand(-1, -1, 4))
         return [DenseLabels(*parts) for parts in zip(classes, boxes, (matched >= 0).float())]
 
     def select(self, dense, image_size):
@@ -56,7 +56,7 @@ class DenseAnswers:
 
 def ground_truth_of(images, gt_instances):
     """`pad_instances`, with boxes in pixels of `images`, which may be of another size than the Instances."""
-    gt_boxes, gt_classes, gt_valid = pad_instances(gt_instances)
+    padded = pad_instances(gt_instances)
     scale = [(w / gt.image_size[1], h / gt.image_size[0]) for (h, w), gt in zip(images.image_sizes, gt_instances)]
-    scale = torch.tensor(scale).to(gt_boxes.device, non_blocking=True)  # else the host waits for the network
-    return gt_boxes * scale.repeat(1, 2)[:, None], gt_classes, gt_valid
+    scale = torch.tensor(scale).to(padded.boxes.device, non_blocking=True)  # else the host waits for the network
+    return padded._replace(boxes=padded.boxes * scale.repeat(1, 2)[:, None])

@@ -49,29 +49,28 @@ class OneToOneAssigner:
         self.epsilon, self.patience, self.max_rounds = epsilon, patience, max_rounds
 
     @torch.no_grad()
-    def __call__(self, priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid):
+    def __call__(self, priors, pred, gt):
         """See `yolox_d2.assignment`. The score is class times objectness."""
-        if gt_boxes.shape[1] == 0:
-            return no_match(obj_logits)
-        gt_boxes, num_priors = gt_boxes.float(), len(priors.grid)
+        if gt.boxes.shape[1] == 0:
+            return no_match(pred.obj_logits)
+        gt_boxes, num_priors = gt.boxes.float(), len(priors.grid)
         cells = cells_near(priors, centers_of(gt_boxes), self.radius)
         num_cells = priors.num_cells
         anchors = torch.arange(num_priors // num_cells, device=cells.device)
-        taken = ((cells < num_cells) & gt_valid[..., None])[..., None]
+        taken = ((cells < num_cells) & gt.valid[..., None])[..., None]
         cells = torch.where(taken, cells[..., None] * len(anchors) + anchors, num_priors).flatten(2)
-        quality = self._quality(cells, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes)
+        quality = self._quality(cells, pred, gt_boxes, gt.classes)
         quality = torch.where(cells < num_priors, quality, -torch.inf)
         owners = self._auction(cells, quality, num_priors)
-        return Assignment(owners, matched_ious(pred_boxes, gt_boxes, owners))
+        return Assignment(owners, matched_ious(pred.boxes, gt_boxes, owners))
 
-    def _quality(self, cells, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes):
+    def _quality(self, cells, pred, gt_boxes, gt_classes):
         """(N, M, C) in [0, 1]; 0 for a prediction that is not a number."""
         images = torch.arange(len(cells), device=cells.device)[:, None, None]
-        at = cells.clamp(max=obj_logits.shape[1] - 1)
-        scores = (
-            cls_logits[images, at, gt_classes[..., None]].float().sigmoid() * obj_logits[images, at].float().sigmoid()
-        )
-        ious = box_iou(box_planes(pred_boxes[images, at]), box_planes(gt_boxes)[..., None])
+        at = cells.clamp(max=pred.obj_logits.shape[1] - 1)
+        cls_probs = pred.cls_logits[images, at, gt_classes[..., None]].float().sigmoid()
+        scores = cls_probs * pred.obj_logits[images, at].float().sigmoid()
+        ious = box_iou(box_planes(pred.boxes[images, at]), box_planes(gt_boxes)[..., None])
         return (scores ** (1 - self.alpha) * ious**self.alpha).nan_to_num(nan=0.0)
 
     def _auction(self, cells, quality, num_priors):

@@ -70,30 +70,30 @@ class SimOTA(CellAssigner):
         self.penalty = penalty or {"center": 1e6, "union": 1e5}[geometry]
 
     @torch.no_grad()
-    def __call__(self, priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid):
+    def __call__(self, priors, pred, gt):
         """See `yolox_d2.assignment`."""
         self.check_anchors(len(priors.grid) // priors.num_cells)
-        if gt_boxes.shape[1] == 0:
-            return no_match(obj_logits)
-        with torch.autocast(pred_boxes.device.type, enabled=False):
-            gt_boxes = gt_boxes.float()
-            near = self._near(priors, gt_boxes, gt_valid)
-            candidates, slots = self._candidates(priors, near, gt_boxes, gt_valid)
-            batch = self._gather(candidates, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid)
+        if gt.boxes.shape[1] == 0:
+            return no_match(pred.obj_logits)
+        with torch.autocast(pred.boxes.device.type, enabled=False):
+            gt = gt._replace(boxes=gt.boxes.float())
+            near = self._near(priors, gt)
+            candidates, slots = self._candidates(priors, near, gt)
+            batch = self._gather(candidates, pred, gt)
             matched = self._match(batch, slots.gather(1, near.flatten(1)).view_as(near))
             return _to_priors(batch, matched)
 
-    def _near(self, priors, gt_boxes, gt_valid):
+    def _near(self, priors, gt):
         """(N, M, C) prior; R where there is none."""
-        near = cells_near(priors, centers_of(gt_boxes), self.radius)
-        taken = gt_valid[..., None]
+        near = cells_near(priors, centers_of(gt.boxes), self.radius)
+        taken = gt.valid[..., None]
         if self.geometry == "union":
             at = near.clamp(max=len(priors.grid) - 1)
             points = ((priors.grid + 0.5) * priors.strides[:, None])[at]
-            taken = taken & ((points > gt_boxes[..., None, :2]) & (points < gt_boxes[..., None, 2:])).all(dim=-1)
+            taken = taken & ((points > gt.boxes[..., None, :2]) & (points < gt.boxes[..., None, 2:])).all(dim=-1)
         return torch.where(taken, near, len(priors.grid))
 
-    def _candidates(self, priors, near, gt_boxes, gt_valid):
+    def _candidates(self, priors, near, gt):
         """Returns:
         candidates (N, B + 1) as in _Batch, and slots (N, R + 1): where each prior stands there, B if nowhere.
         """
@@ -104,7 +104,7 @@ class SimOTA(CellAssigner):
         bound = sum(min(h * w, num_near // len(priors.shapes) * num_gt) for h, w, _ in priors.shapes)
         if self.geometry == "union":
             bound = num_priors
-            is_candidate[:, :num_priors] = _in_radius_or_box(priors, gt_boxes, gt_valid, self.radius)
+            is_candidate[:, :num_priors] = _in_radius_or_box(priors, gt, self.radius)
         is_candidate[:, num_priors] = False
         slots = torch.where(is_candidate, is_candidate.cumsum(dim=1) - 1, bound)
         candidates = torch.full((num_images, bound + 1), num_priors, device=near.device)
@@ -112,23 +112,23 @@ class SimOTA(CellAssigner):
         candidates[:, bound] = num_priors  # not what was written there last
         return candidates, slots
 
-    def _gather(self, candidates, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid):
+    def _gather(self, candidates, pred, gt):
         """What the costs are made of, at the candidates only."""
-        num_priors = obj_logits.shape[1]
+        num_priors = pred.obj_logits.shape[1]
         at = candidates.clamp(max=num_priors - 1)
-        boxes = pred_boxes.gather(1, at[..., None].expand(-1, -1, 4)).float()
+        boxes = pred.boxes.gather(1, at[..., None].expand(-1, -1, 4)).float()
         planes = box_planes(torch.where((candidates < num_priors)[..., None], boxes, 0)).flatten(1)
-        obj_probs = obj_logits.gather(1, at).float().sigmoid().flatten()
+        obj_probs = pred.obj_logits.gather(1, at).float().sigmoid().flatten()
         rows = (at + torch.arange(len(at), device=at.device)[:, None] * num_priors).flatten()
-        logits = cls_logits.flatten(0, 1)  # a view of what a head gives
-        step = max(1, self.chunk // cls_logits.shape[2])
+        logits = pred.cls_logits.flatten(0, 1)  # a view of what a head gives
+        step = max(1, self.chunk // logits.shape[1])
         costs = [
             _log(_probs(logits.index_select(0, r), o[:, None]), complement=True).sum(dim=1).neg_()
             for r, o in zip(rows.split(step), obj_probs.split(step))
         ]
-        gt_planes = box_planes(gt_boxes).flatten(1)
+        gt_planes = box_planes(gt.boxes).flatten(1)
         return _Batch(
-            candidates, planes, obj_probs, torch.cat(costs), cls_logits, gt_planes, gt_classes.flatten(), gt_valid
+            candidates, planes, obj_probs, torch.cat(costs), pred.cls_logits, gt_planes, gt.classes.flatten(), gt.valid
         )
 
     def _match(self, batch, slots):
@@ -247,19 +247,19 @@ def _owners(near, costs, num_ids):
     return torch.where(owners < num_gt, owners, -1)
 
 
-def _in_radius_or_box(priors, gt_boxes, gt_valid, radius):
+def _in_radius_or_box(priors, gt, radius):
     """(N, R) bool: the cell's centre is within the radius of any box's centre or in any box.
 
     Both regions are products of an interval of columns and one of rows, so a level is one matrix product.
     """
-    centers, levels = centers_of(gt_boxes), []
+    centers, levels = centers_of(gt.boxes), []
     for height, width, stride in priors.shapes:
         hits = 0
-        for low, high in ((centers - radius * stride, centers + radius * stride), gt_boxes.split(2, dim=2)):
+        for low, high in ((centers - radius * stride, centers + radius * stride), gt.boxes.split(2, dim=2)):
             spans = []
             for axis, size in ((0, width), (1, height)):
-                points = (torch.arange(size, device=gt_boxes.device) + 0.5) * stride
-                spans.append((points > low[..., axis, None]) & (points < high[..., axis, None]) & gt_valid[..., None])
+                points = (torch.arange(size, device=gt.boxes.device) + 0.5) * stride
+                spans.append((points > low[..., axis, None]) & (points < high[..., axis, None]) & gt.valid[..., None])
             hits = hits + torch.einsum("nmx,nmy->nyx", spans[0].float(), spans[1].float())
         levels.append((hits > 0).flatten(1))
     return torch.cat(levels, dim=1)

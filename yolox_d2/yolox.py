@@ -19,7 +19,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.structures import Boxes, ImageList, Instances
 
-from .assignment import IGNORED, CellAssigner, make_priors
+from .assignment import IGNORED, CellAssigner, Predictions, make_priors
 from .box_coder import GridBoxCoder
 from .dense import DenseAnswers, ground_truth_of
 from .head import YOLOXHead
@@ -182,22 +182,21 @@ class YOLOX(DenseAnswers, DenseDetector):
         """Returns the losses; decoding, assignment and losses run in float32."""
         priors, deltas, obj_logits, cls_logits, select_logits = self._dense_predictions(features, predictions)
         with torch.autocast(device_type=deltas.device.type, enabled=False):
-            gt_boxes, gt_classes, gt_valid = ground_truth_of(images, gt_instances)
-            pred_boxes = self.box_coder.apply_deltas(deltas, priors)
-            args = priors, pred_boxes.detach(), cls_logits.detach(), obj_logits.detach(), gt_boxes, gt_classes, gt_valid
-            losses = self.losses(
-                priors, deltas, pred_boxes, obj_logits, cls_logits, gt_boxes, gt_classes, self.assigner(*args)
-            )
+            gt = ground_truth_of(images, gt_instances)
+            boxes = self.box_coder.apply_deltas(deltas.detach(), priors)
+            pred = Predictions(boxes, cls_logits.detach(), obj_logits.detach())
+            losses = self.losses(priors, deltas, obj_logits, cls_logits, gt, self.assigner(priors, pred, gt))
             if select_logits is not None:
-                losses["loss_select"] = self._select_loss(select_logits, obj_logits, cls_logits, gt_classes, args)
+                matched_idxs = self.select_assigner(priors, pred, gt).matched_idxs
+                losses["loss_select"] = self._select_loss(select_logits, pred, gt.classes, matched_idxs)
         return losses
 
-    def losses(self, priors, deltas, pred_boxes, obj_logits, cls_logits, gt_boxes, gt_classes, assignment):
+    def losses(self, priors, deltas, obj_logits, cls_logits, gt, assignment):
         """
         Args:
             priors: Priors of R predictions.
-            deltas, pred_boxes: (N, R, 4); obj_logits (N, R); cls_logits (N, R, K); float32.
-            gt_boxes (N, M, 4), gt_classes (N, M): padded.
+            deltas: (N, R, 4); obj_logits (N, R); cls_logits (N, R, K); float32.
+            gt: GroundTruth.
             assignment: see `SimOTA`.
         Returns:
             dict of losses, each divided by the number of positives of this process, as released: not of all.
@@ -205,7 +204,8 @@ class YOLOX(DenseAnswers, DenseDetector):
         matched_idxs, ious = assignment
         image_idxs, idxs = (matched_idxs >= 0).nonzero(as_tuple=True)  # makes the host wait, once a step
         gt_idxs = matched_idxs[image_idxs, idxs]
-        target_boxes, target_classes = gt_boxes[image_idxs, gt_idxs], gt_classes[image_idxs, gt_idxs]
+        target_boxes, target_classes = gt.boxes[image_idxs, gt_idxs], gt.classes[image_idxs, gt_idxs]
+        pos_deltas, pos_priors = deltas[image_idxs, idxs], priors.at(idxs)
         num_pos = max(len(idxs), 1)
         log_scalar("num_pos_per_image", len(idxs) / len(deltas))
 
@@ -215,30 +215,28 @@ class YOLOX(DenseAnswers, DenseDetector):
         loss_obj = F.binary_cross_entropy_with_logits(
             obj_logits, (matched_idxs >= 0).float(), weight=(matched_idxs != IGNORED).float(), reduction="sum"
         )
-        loss_box = iou_loss(pred_boxes[image_idxs, idxs], target_boxes).sum()
+        loss_box = iou_loss(self.box_coder.apply_deltas(pos_deltas, pos_priors), target_boxes).sum()
         losses = {
             "loss_cls": loss_cls / num_pos,
             "loss_box_reg": self.box_loss_weight * loss_box / num_pos,
             "loss_obj": loss_obj / num_pos,
         }
         if self.use_l1:
-            targets = self.box_coder.get_deltas(target_boxes, priors.at(idxs))
-            predicted = self.box_coder.to_cell_units(deltas[image_idxs, idxs])
+            targets = self.box_coder.get_deltas(target_boxes, pos_priors)
+            predicted = self.box_coder.to_cell_units(pos_deltas)
             losses["loss_l1"] = F.l1_loss(predicted, targets, reduction="sum") / num_pos
         return losses
 
-    def _select_loss(self, select_logits, obj_logits, cls_logits, gt_classes, args):
+    def _select_loss(self, select_logits, pred, gt_classes, matched_idxs):
         """Binary cross entropy of class * objectness * selector, 1 for the one prediction of each box.
 
         Only the selector learns from it: the one-to-many losses train the rest.
         """
-        matched_idxs = self.select_assigner(*args).matched_idxs
         is_chosen = matched_idxs >= 0
         classes = gt_classes.gather(1, matched_idxs.clamp(min=0)) if gt_classes.shape[1] else matched_idxs.clamp(min=0)
-        best = cls_logits.max(dim=2).values
-        cls_logits = torch.where(is_chosen, cls_logits.gather(2, classes[..., None]).squeeze(2), best)
-        prior = (cls_logits.sigmoid() * obj_logits.sigmoid()).detach()
-        score = (prior * select_logits.sigmoid()).clamp(1e-6, 1 - 1e-6)
+        best = pred.cls_logits.max(dim=2).values
+        cls_logits = torch.where(is_chosen, pred.cls_logits.gather(2, classes[..., None]).squeeze(2), best)
+        score = (cls_logits.sigmoid() * pred.obj_logits.sigmoid() * select_logits.sigmoid()).clamp(1e-6, 1 - 1e-6)
         loss = F.binary_cross_entropy(score, is_chosen.float(), reduction="sum")
         return self.select_loss_weight * loss / is_chosen.sum().clamp(min=1)
 
