@@ -87,6 +87,8 @@ def test_a_claimed_cell_goes_to_the_smallest_box_then_to_the_first():
     assert ours.ious[0, 36] == 0.5 and ours.ious.sum() == 0.5
     scene[6][0, 1:] = False  # what is padding claims nothing, though it is smaller
     assert positives(CenterAssigner()(*scene)) == {36: 0}
+    longer = plain_scene([[30, 30, 42, 42], [21, 34, 51, 38]])  # but of less area
+    assert positives(CenterAssigner()(*longer)) == {36: 1}
     far = plain_scene([[20, 20, 52, 52], [44, 28, 60, 44]])  # cells 36 and 38: they share the column between
     assert [positives(CenterAssigner(radius=1)(*far))[i] for i in (35, 36, 37, 38, 39)] == [0, 0, 1, 1, 1]
 
@@ -161,6 +163,14 @@ def test_without_boxes_all_is_background(assigner):
         assert ours.matched_idxs.dtype == torch.int64 and ours.ious.dtype == torch.float32
 
 
+@pytest.mark.parametrize("assigner", [CenterAssigner(), AnchorAssigner(), OneToOneAssigner()])
+def test_no_gradient_flows_through_an_assignment(assigner):
+    scene = random_scene(1, 9)
+    scene[1].requires_grad_()
+    ours = assigner(*scene)
+    assert ours.ious.max() > 0 and not ours.ious.requires_grad
+
+
 def qualities(scene, image, alpha=0.8, radius=1.5):
     """[{cell: quality} of each valid box], pair by pair."""
     priors, preds, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid = scene
@@ -211,6 +221,7 @@ def test_quality_is_mostly_iou_and_a_little_score():
     assert positives(OneToOneAssigner()(*scene)) == {27: 0}
     ours = OneToOneAssigner(alpha=1.0)(*scene)
     assert ours.ious[0, 27] == 13 / 16 and ours.ious.sum() == 13 / 16
+    assert positives(OneToOneAssigner()(*anchor_scene([box], {73: box}))) == {73: 0}  # the second anchor of cell 36
 
 
 def test_a_box_with_one_cell_gets_it_from_a_box_with_many():
@@ -219,6 +230,13 @@ def test_a_box_with_one_cell_gets_it_from_a_box_with_many():
     scene = plain_scene([[-3, -3, 11, 11], corner, corner, corner], {i: [-3, -3, 11, 11] for i in (0, 64, 80)})
     matches = positives(OneToOneAssigner()(*scene))
     assert set(matches.values()) == {0, 1, 2, 3} and {matches[i] for i in (0, 64, 80)} == {1, 2, 3}
+
+
+def test_a_chain_of_boxes_gives_way():
+    # the first box has one cell, which the second must leave for the cell that the third must leave: both lose all
+    cells = torch.tensor([[[0, 3], [0, 1], [1, 2]]])
+    quality = torch.tensor([[[0.0, -torch.inf], [1.0, 0.0], [1.0, 0.0]]])
+    assert OneToOneAssigner()._auction(cells, quality, 3).tolist() == [[0, 1, 2]]
 
 
 def test_more_boxes_than_cells_end_with_every_cell_taken():

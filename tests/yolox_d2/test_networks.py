@@ -40,6 +40,7 @@ def test_coupled_head_splits_its_channels_by_anchor():
     biases = head.preds[0].bias.view(3, 7)  # the four of the box as PyTorch draws them
     assert biases[:, :4].abs().max() < 0.4 and biases[:, 4:].flatten().tolist() == pytest.approx([-4.595120] * 9)
     assert (head.convs[0].norm.eps, head.convs[0].norm.momentum) == (1e-3, 0.03)
+    assert isinstance(head.convs[0].activation, nn.LeakyReLU)
     head.preds[0] = nn.Conv2d(8, 21, 1)
     nn.init.zeros_(head.preds[0].weight)
     head.preds[0].bias.data = torch.arange(21.0)
@@ -64,6 +65,7 @@ def test_a_shallow_backbone_keeps_a_block_and_a_shallow_neck_none():
     assert [len(fuse.blocks) for fuse in (neck.fpn4, neck.fpn3, neck.pan4, neck.pan5)] == [0] * 4
     norms = [module for module in neck.modules() if isinstance(module, nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.03)}
+    assert {type(module) for module in neck.modules()} & {nn.SiLU, nn.ReLU, nn.LeakyReLU} == {nn.SiLU}
     assert trunk.size_divisibility == neck.size_divisibility == 32
 
 

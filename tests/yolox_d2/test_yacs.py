@@ -27,7 +27,7 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
         model = build_model(cfg)
         lazy = instantiate(LazyConfig.load(os.path.join(ROOT, "configs/yolox/yolox_s.py")).model)
     shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (model, lazy)]
-    assert shapes[0] == shapes[1]
+    assert shapes[0] == shapes[1] and str(model) == str(lazy)
 
     def settings(m):
         return {k: v for k, v in vars(m).items() if isinstance(v, (int, float, str, list)) and not k.startswith("_")}
@@ -88,6 +88,7 @@ def test_darknet53_by_name():
     add_yolox_config(cfg)
     cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
     cfg.MODEL.DEVICE, cfg.MODEL.BACKBONE.NAME = "meta", "build_yolox_darknet53_fpn_backbone"
-    cfg.MODEL.YOLOX.update(WIDTH=1.0, ACTIVATION="LeakyReLU")
+    cfg.MODEL.YOLOX.update(WIDTH=1.0, ACTIVATION="ReLU")  # any but the layers' own
+    row.backbone.bottom_up.activation = "ReLU"
     with torch.device("meta"):
         assert str(build_model(cfg)) == str(instantiate(row))
