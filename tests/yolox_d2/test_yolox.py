@@ -170,6 +170,17 @@ def test_images_are_padded_to_a_square_and_boxes_fit_the_original():
     torch.testing.assert_close(found.pred_boxes.tensor, torch.tensor([[56.0, 8, 72, 24]]) * (640 / 96))
 
 
+def test_images_of_a_batch_get_the_detections_that_each_gets_alone():
+    model = tiny_yolox(test_score_thresh=0.0, max_detections_per_image=20).eval()
+    samples = batch(NONE, NONE)
+    with torch.no_grad():
+        together, alone = model(samples), [model([sample])[0] for sample in samples]
+    for ours, expected in zip(together, alone):
+        torch.testing.assert_close(ours["instances"].scores, expected["instances"].scores)
+        torch.testing.assert_close(ours["instances"].pred_boxes.tensor, expected["instances"].pred_boxes.tensor)
+    assert not torch.allclose(alone[0]["instances"].scores, alone[1]["instances"].scores)
+
+
 def test_one_detection_a_prediction_and_classes_that_overlap():
     def found(**kwargs):
         model = tiny_yolox(num_classes=2, test_score_thresh=0.3, **kwargs).eval()
