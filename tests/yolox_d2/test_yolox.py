@@ -107,7 +107,8 @@ def test_the_selectors_loss_by_hand():
     model = tiny_yolox(num_classes=2, head=tiny_head(2, selector=True), select_assigner=lambda *_: chosen)
     cls_logits = torch.tensor([[[0.5, -1.0], [2.0, 1.0], [-3.0, -2.0], [9.0, 99.0]]])
     obj_logits, select_logits = torch.tensor([[1.0, 0.0, -2.0, 99.0]]), torch.tensor([[0.0, 3.0, 0.5, 99.0]])
-    loss = model._select_loss(select_logits, obj_logits, cls_logits, torch.tensor([[1, 0]]), ())
+    args = select_logits, obj_logits, cls_logits, torch.tensor([[1, 0]]), ()
+    loss = model._select_loss(*args)
 
     def score(*logits):
         return math.prod(1 / (1 + math.exp(-logit)) for logit in logits)
@@ -115,6 +116,8 @@ def test_the_selectors_loss_by_hand():
     expected = -math.log(1 - score(0.5, 1, 0)) - math.log(score(1, 0, 3)) - math.log(score(-3, -2, 0.5))
     expected += 6 * math.log(10)  # a score is at most 1 - 1e-6
     assert loss.item() == pytest.approx(expected / 2, rel=2e-3)
+    model.select_loss_weight = 3.0
+    assert model._select_loss(*args).item() == pytest.approx(3 * loss.item())
 
 
 def test_batch_is_resized_with_its_boxes():
