@@ -12,6 +12,7 @@ from tests.yolox_d2.tiny import tiny_coupled_head, tiny_head, tiny_yolox
 from yolox_d2.assignment import IGNORED, Assignment, make_priors
 from yolox_d2.box_coder import GridBoxCoder
 from yolox_d2.head import HeadOutputs
+from yolox_d2.simota import SimOTA
 
 import pytest
 import torch
@@ -273,8 +274,9 @@ def test_what_does_not_fit_together_is_an_error():
         tiny_yolox(num_classes=4, head=tiny_head(3))
     with pytest.raises(ValueError, match="num_anchors is 3"):
         tiny_yolox(head=tiny_head(num_anchors=3))
-    with pytest.raises(ValueError, match="selector"):
-        tiny_yolox(head=tiny_head(selector=True))
+    for half in (dict(head=tiny_head(selector=True)), dict(select_assigner=SimOTA())):
+        with pytest.raises(ValueError, match="selector"):
+            tiny_yolox(**half)
     for names in (["p3", "p4"], ["p3", "p4", "p6"]):
         with pytest.raises(ValueError, match=re.escape(f"head_in_features is {names} of {{'p3': 8, ")):
             tiny_yolox(head_in_features=names)
