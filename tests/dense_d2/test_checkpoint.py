@@ -213,7 +213,7 @@ def test_another_class_count_is_an_error_unless_asked_for(tmp_path):
     with pytest.raises(CheckpointError, match="train.reinit_head=true"):
         DenseCheckpointer(other).load(path)
     fresh = other.head["score"].weight.clone()
-    DenseCheckpointer(other).load(path, reinit_head=True)
+    DenseCheckpointer(other).resume_or_load(path, resume=False, reinit_head=True)
     assert torch.equal(other.head["score"].weight, fresh)
     assert torch.equal(other.head["box"].weight, model.head["box"].weight)
     other.class_layers = ()
