@@ -21,6 +21,8 @@ from tests.yolox_d2.tiny import tiny_yolox
 from tools import oracle_study
 from train_net import main as train_net
 from train_net import parse_arguments
+from yolox_d2.anchor_assigner import AnchorAssigner
+from yolox_d2.assignment import Assignment
 from yolox_d2.one_to_one import OneToOneAssigner
 
 import pytest
@@ -153,6 +155,17 @@ def test_yolox_is_taught_in_pixels_of_its_input():
     assert is_fg.any() and (labels.classes[is_fg] == 1).all() and torch.equal(labels.centerness, is_fg.float())
     expected = torch.tensor([8, 16 * 48.5 / 48, 40, 48.5]).expand(int(is_fg.sum()), 4)
     torch.testing.assert_close(labels.boxes[is_fg], expected)
+    chosen = torch.full((1, 84), -1).index_fill_(1, torch.tensor([5]), 0)
+    model = tiny_yolox(head=yolox_head(selector=True), select_assigner=lambda *_: Assignment(chosen, None))
+    (labels,) = model.label_dense(images, (deltas, objectness, classes, objectness), gt)
+    assert (labels.classes < 3).nonzero().tolist() == [[5]]  # with a selector, of its own assignment
+
+
+def test_yolox_counts_the_anchors_of_each_level():
+    head, anchors = yolox_head(num_anchors=2), [[(8, 8), (16, 16)]] * 3
+    model = tiny_yolox(head=head, anchor_sizes=anchors, assigner=AnchorAssigner()).eval()
+    (dense,) = model.predict_dense(None, head([torch.zeros(1, 8, n, n) for n in (4, 2, 1)]))
+    assert dense.num_points == [32, 8, 2] and len(dense.boxes) == 42
 
 
 class Opaque(DenseDetector):

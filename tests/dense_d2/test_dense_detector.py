@@ -3,6 +3,7 @@ from dense_d2.modeling.dense_detector import DenseDetector, log_scalar, select_c
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import ListConfig
 from torch import nn
@@ -39,6 +40,12 @@ def test_padding_is_the_mean_colour():
     assert batch.tensor.shape == (2, 3, 4, 3) and batch.image_sizes == [(2, 3), (4, 2)]
     assert batch.tensor[0, :, 0, 0].tolist() == [40, 15, 20]
     assert not batch.tensor[0, :, 2:].any() and not batch.tensor[1, :, :, 2:].any()
+
+
+def test_padding_of_a_given_value_is_normalised_with_the_image():
+    image = torch.full((3, 2, 3), 50.0)
+    (padded, _) = detector(pad_value=114).preprocess_image([{"image": image}, {"image": image[:, :1].mT}]).tensor
+    assert padded[:, 0, 0].tolist() == [40, 15, 20] and padded[:, 2, 0].tolist() == [104, 47, 84]
 
 
 def layout(**kwargs):
@@ -82,6 +89,22 @@ def test_nms_is_class_wise_and_boxes_are_not_clipped():
     assert len(select_detections(boxes, scores, classes, (40, 40), nms_thresh=0.6, max_detections=2)) == 2
     # IoU 0.9 exactly: only a higher one is dropped
     assert len(select_detections(boxes, scores, classes, (40, 40), nms_thresh=0.95, max_detections=10)) == 4
+
+
+def test_detections_are_scaled_to_the_original_image_and_cut_by_default():
+    boxes = torch.tensor([[-5.0, 5, 10, 10], [50.0, 5, 60, 10]])  # the second is outside
+    sample = {"height": 40, "width": 60}
+
+    def found(sample, **kwargs):
+        result = Instances((20, 20), pred_boxes=Boxes(boxes.clone()), scores=torch.tensor([0.9, 0.8]))
+        original = detector(**kwargs).to_original_image(result, sample)
+        if kwargs:
+            assert torch.equal(result.pred_boxes.tensor, boxes)
+        return original.image_size, original.pred_boxes.tensor.tolist()
+
+    assert found(sample) == ((40, 60), [[0, 10, 30, 20]])
+    assert found(sample, clip_boxes=False) == ((40, 60), [[-15, 10, 30, 20], [150, 10, 180, 20]])
+    assert found({}, clip_boxes=False) == ((20, 20), boxes.tolist())
 
 
 def test_scalars_are_logged_only_when_writers_look():

@@ -1,3 +1,5 @@
+import math
+
 from dense_d2.modeling.losses import giou_loss, iou_loss, sigmoid_focal_loss
 
 import torch
@@ -24,6 +26,8 @@ def test_without_modulation_it_is_cross_entropy():
     targets = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
     expected = 0.5 * torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
     torch.testing.assert_close(loss, expected)
+    # alpha 1/4 and gamma 2 by default: at p = 1/2, (1/4 + 3/4) * 1/4 * log 2
+    torch.testing.assert_close(sigmoid_focal_loss(torch.zeros(1, 2), torch.tensor([0])), torch.tensor(math.log(2) / 4))
 
 
 def test_focal_loss_of_extreme_logits_is_finite():
@@ -37,6 +41,8 @@ def test_focal_loss_of_extreme_logits_is_finite():
 def test_losses_are_float32_for_half_inputs():
     logits = torch.tensor([[60.0, -60.0]]).half()
     assert sigmoid_focal_loss(logits, torch.tensor([1])).dtype == torch.float32
+    logits = torch.tensor([[0.3, -0.7]]).half()
+    assert sigmoid_focal_loss(logits, torch.tensor([1])) == sigmoid_focal_loss(logits.float(), torch.tensor([1]))
     boxes = torch.tensor([[0.0, 0, 1000, 1000]]).half()
     assert giou_loss(boxes, boxes).tolist() == [0]  # the area is no half
 

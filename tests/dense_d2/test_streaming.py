@@ -44,6 +44,8 @@ def test_too_slow_for_the_video_is_ap_0():
     dataset, detections = video((4,), speed=0)
     numbers, stats = streaming_numbers(dataset, detections, 5 / FPS, fps=FPS)
     assert numbers.stats[0] == 0 and (stats.processed, stats.misses) == (0, 4)
+    _, stats = streaming_numbers(*video((6,)), 2 / 30)  # two frames, at 30 per second
+    assert (stats.processed, stats.misses) == (2, 2)
 
 
 def test_a_box_that_moves_on_is_lost():
@@ -63,6 +65,22 @@ def test_sequences_have_their_own_clocks():
     assert streaming_numbers(dataset, detections, 2.5 / FPS, fps=FPS)[1] == stats
 
 
+def test_what_is_shown_is_what_the_run_saw():
+    """Runs on frames 0 and 2 alone, asked about a frame later: 0 and 2 are shown what they hold, 1 and 3 what was before."""
+    numbers, _ = streaming_numbers(*video((4,)), 0.5 / FPS, fps=FPS, stride=2, eta=-1.0)
+    assert numbers.stats[8] == pytest.approx(0.5)
+
+
+def test_latencies_of_images_and_their_mean():
+    """Five runs of 1.2 frames, then a sequence whose one run takes 4.2: with the mean of 1.7, three as in
+    test_shrinking_tail_decides_by_the_mean."""
+    latencies = {60: 4.2 / FPS, **{10 * i: 1.2 / FPS for i in range(1, 6)}}
+    dataset, detections = video((5, 1), speed=0)
+    for schedule, processed in (("eager", 4), ("shrinking_tail", 3)):
+        _, stats = streaming_numbers(dataset, detections, latencies, fps=FPS, schedule=schedule)
+        assert stats.processed == processed
+
+
 def test_inputs_are_left_alone():
     dataset, detections = video((3,))
     before = json.dumps([dataset, detections])
@@ -80,7 +98,9 @@ def damage(change):
     "change, message",
     [
         (lambda d: d.pop("sequences"), "no `sequences`"),
+        (lambda d: d["sequences"].clear(), "no `sequences`"),
         (lambda d: d["images"][1].pop("sid"), "Image 20 has sid None"),
+        (lambda d: d["images"][1].update(sid=-1), "sid -1; .* 2 sequences"),
         (lambda d: d["images"][1].update(sid=2), "sid 2; .* 2 sequences"),
         (lambda d: d["images"].pop(1), "'drive0' lacks the frames between fid 0 and 2"),
         (lambda d: d["images"][1].update(fid=0), "fid 0 follows fid 0"),
@@ -143,13 +163,31 @@ def test_command(files, capsys, tmp_path):
     arguments = files(*video((4,), speed=0))
     streaming_ap.main([*arguments, "--latency", "0.05"])
     printed = capsys.readouterr().out
+    assert printed.startswith("4 frames at 10 per second, mean latency 50.0 ms (0.50 frames), schedule eager\n")
     assert "processed 4, in time 0, misses 1, mean mismatch 1.00 frames" in printed
     assert "| AP    | 100.00    | 75.25" in printed  # recall 3/4: 76 of 101
+    assert "| APl   | -         | - " in printed  # no box is large
     (tmp_path / "latencies.json").write_text("[0.14]")
     streaming_ap.main([*arguments, "--latencies", str(tmp_path / "latencies.json"), "--schedule", "infinite", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert report["streaming"]["misses"] == 2 and report["streaming"]["processed"] == 3
     assert report["offline"]["AP"] == pytest.approx(100) and report["offline"]["APl"] is None
+
+
+def test_options_of_the_command(files, capsys, tmp_path):
+    """Samples of 1.2 frames, rarely 6.2: seed 0 draws the first five times, seed 7 the second at once."""
+    path = tmp_path / "latencies.json"
+    path.write_text(json.dumps([1.2 / FPS] * 9 + [6.2 / FPS]))
+
+    def streaming(*options):
+        streaming_ap.main([*files(*video((5,), speed=0)), "--latencies", str(path), "--json", *options])
+        return json.loads(capsys.readouterr().out)["streaming"]
+
+    assert streaming("--schedule", "shrinking_tail")["processed"] == 3  # four with the mean of the draw
+    assert streaming("--seed", "7")["processed"] == 0
+    # half a frame for frames 0, 2 and 4, asked about a frame later
+    found = streaming("--perf-factor", "2.4", "--stride", "2", "--eta", "-1")
+    assert (found["processed"], found["in_time"], found["mean_mismatch"]) == (3, 3, 0.4)
 
 
 def test_command_errors(files):
@@ -160,6 +198,11 @@ def test_command_errors(files):
         streaming_ap.main([*files(dataset, [{**detections[0], "image_id": 77}]), "--latency", "0"])
     with pytest.raises(UserError, match="exchanged"):
         streaming_ap.main([*files(detections, dataset), "--latency", "0"])
+    broken = files(dataset, detections)
+    with open(broken[3], "a") as file:
+        file.write("]")
+    with pytest.raises(UserError, match="detections.json is no JSON"):
+        streaming_ap.main([*broken, "--latency", "0"])
     for key in ("annotations", "categories"):
         with pytest.raises(UserError, match=f"annotations.json has no {key}"):
             streaming_ap.main([*files({**dataset, key: []}, detections), "--latency", "0"])

@@ -90,6 +90,20 @@ def test_shrinking_tail_takes_the_mean_of_the_samples_not_of_the_draw(register):
     options = dict(latency=samples, fps=FPS, schedule="shrinking_tail", seed=0)
     results = run(Oracle(dataset), dataset, StreamingCOCOEvaluator(register(dataset), **options))
     assert results["streaming"]["processed"] == 3
+    # seed 7 draws 6.2 for the first
+    results = run(Oracle(dataset), dataset, StreamingCOCOEvaluator(register(dataset), **{**options, "seed": 7}))
+    assert results["streaming"]["processed"] == 0
+
+
+def test_stride_eta_and_performance(register):
+    """Runs of half a frame on frames 0, 2 and 4; each frame is asked about when the next arrives."""
+    dataset, _ = video((5,), speed=0)
+    options = dict(latency=1.2 / FPS, perf_factor=2.4, fps=FPS, stride=2, eta=-1.0)
+    found = run(Oracle(dataset), dataset, StreamingCOCOEvaluator(register(dataset), **options))["streaming"]
+    assert (found["processed"], found["in_time"], found["mean_mismatch"]) == (3, 3, 0.4)
+    dataset, _ = video((6,))
+    found = run(Oracle(dataset), dataset, StreamingCOCOEvaluator(register(dataset), latency=2 / 30))["streaming"]
+    assert (found["processed"], found["misses"]) == (2, 2)  # two frames, at 30 per second
 
 
 def test_chosen_images_are_scored_on_the_whole_clock(register):
@@ -141,6 +155,15 @@ def test_predictions_of_all_ranks_count(register, monkeypatch):
     assert ranks[0].evaluate()["streaming"]["sAP"] == pytest.approx(100 * 76 / 101)
 
 
+def test_without_annotations_nothing_is_scored(register, tmp_path):
+    dataset, _ = video((3,))
+    model = Oracle(dataset)
+    del dataset["annotations"]
+    evaluator = StreamingCOCOEvaluator(register(dataset), str(tmp_path / "out"), latency=0.01)
+    assert "streaming" not in run(model, dataset, evaluator)
+    assert len(json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())) == 3
+
+
 def test_timed_model():
     model = TimedModel(Oracle(video((2,))[0]), warmup=0, extra_seconds=5.0)
     (output,) = model([{"image_id": 10}])
@@ -152,6 +175,7 @@ def test_timed_model():
 def test_evaluator_needs_latencies_frames_and_videos(register):
     dataset, _ = video((3,))
     name = register(dataset)
+    assert StreamingCOCOEvaluator(name).needs_seconds and not StreamingCOCOEvaluator(name, latency=0.01).needs_seconds
     with pytest.raises(UserError, match="not measured.*TimedModel"):
         run(Oracle(dataset), dataset, StreamingCOCOEvaluator(name))
     with pytest.raises(UserError, match=r"1 of 3 frames have no prediction \(first: image 20\)"):
@@ -168,9 +192,9 @@ def test_evaluator_needs_latencies_frames_and_videos(register):
 def test_coco_classes_are_translated_or_dropped(register):
     dataset, _ = video((3,))
     dataset["coco_mapping"] = [8] * 80
-    dataset["coco_mapping"][2] = 0
+    dataset["coco_mapping"][2:4] = 0, -1
     name = register(dataset)
-    for label, expected in ((2, 100), (5, 0)):
+    for label, expected in ((2, 100), (3, 0), (5, 0)):
         evaluator = StreamingCOCOEvaluator(name, latency=0.0, coco_classes=True)
         results = run(Oracle(dataset, label), dataset, evaluator)
         assert results["bbox"]["AP"] == results["streaming"]["sAP"] == pytest.approx(expected)

@@ -5,18 +5,18 @@ from yolox_d2.assignment import make_priors
 import torch
 
 
-def priors_of(size=64, anchors=None):
-    return make_priors([(size // s, size // s) for s in (8, 16, 32)], (8, 16, 32), anchors)
+def priors_of(height=64, width=64, anchors=None):
+    return make_priors([(height // s, width // s) for s in (8, 16, 32)], (8, 16, 32), anchors)
 
 
-def random_scene(num_images, num_gt, size=160, num_classes=5, seed=0):
+def random_scene(num_images, num_gt, height=128, width=160, num_classes=5, seed=0):
     """Arguments of an assigner: predictions about their cells, boxes anywhere in the image, all valid."""
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
         return torch.randn(num_images, *shape, generator=generator)
 
-    priors = priors_of(size)
+    priors, size = priors_of(height, width), torch.tensor([width, height])
     num_priors, strides = len(priors.grid), priors.strides[:, None]
     centers = (priors.grid + 0.5 + 0.5 * randn(num_priors, 2)) * strides
     half_sizes = strides * torch.exp(0.8 * randn(num_priors, 2) + 0.5)
@@ -27,18 +27,19 @@ def random_scene(num_images, num_gt, size=160, num_classes=5, seed=0):
         torch.cat([centers - half_sizes, centers + half_sizes], dim=2),
         randn(num_priors, num_classes) * 2 - 2,
         randn(num_priors) * 2 - 1,
-        torch.cat([gt_centers - gt_half_sizes, gt_centers + gt_half_sizes], dim=2).clamp(0, size),
+        torch.cat([gt_centers - gt_half_sizes, gt_centers + gt_half_sizes], dim=2).clamp(min=0).min(size.repeat(2)),
         torch.randint(num_classes, (num_images, num_gt), generator=generator),
         torch.ones(num_images, num_gt, dtype=torch.bool),
     ]
 
 
-def plain_scene(gt_boxes, pred_boxes=None, size=64, gt_classes=None):
-    """One image of 84 cells whose predictions all say the same: class 0 of two and objectness with logit 0, boxes nowhere.
+def plain_scene(gt_boxes, pred_boxes=None, gt_classes=None):
+    """One image of 64 x 64 pixels, 84 cells, whose predictions all say the same: logits 0 for both classes and objectness,
+    boxes nowhere.
 
     gt_boxes: list of XYXY. pred_boxes: {prior: XYXY}.
     """
-    priors = priors_of(size)
+    priors = priors_of()
     preds = torch.tensor([[-9.0, -9, -8, -8]]).repeat(len(priors.grid), 1)
     for prior, box in (pred_boxes or {}).items():
         preds[prior] = torch.tensor(box, dtype=torch.float32)

@@ -3,7 +3,7 @@
 from tests.yolox_d2.scenes import plain_scene, positives, priors_of, random_scene
 from tests.yolox_d2.tiny import tiny_head, tiny_yolox
 from yolox_d2.anchor_assigner import AnchorAssigner
-from yolox_d2.assignment import box_iou, box_planes, make_priors, pad_instances
+from yolox_d2.assignment import box_iou, box_planes, cells_around, make_priors, pad_instances
 from yolox_d2.center_assigner import CenterAssigner
 from yolox_d2.one_to_one import OneToOneAssigner
 from yolox_d2.simota import SimOTA
@@ -17,7 +17,7 @@ ANCHORS = [[(8, 8), (8, 16)], [(32, 16), (32, 32)], [(64, 64), (128, 64)]]
 
 def anchor_scene(gt_boxes, pred_boxes=None):
     scene = plain_scene(gt_boxes)
-    priors, preds = priors_of(64, ANCHORS), torch.full((1, 168, 4), -9.0)
+    priors, preds = priors_of(anchors=ANCHORS), torch.full((1, 168, 4), -9.0)
     for prior, box in (pred_boxes or {}).items():
         preds[0, prior] = torch.tensor(box, dtype=torch.float32)
     return [priors, preds, torch.zeros(1, 168, 2), torch.zeros(1, 168), *scene[4:]]
@@ -48,9 +48,18 @@ def test_instances_are_padded_at_the_end():
 
 
 def test_iou_by_hand_without_area_and_not_finite():
-    first = torch.tensor([[0.0, 0, 2, 2], [1, 1, 1, 1], [0, 0, 9, 9], [0, 0, float("inf"), 9]])
-    second = torch.tensor([[1.0, 0, 3, 2], [1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 9, 9]])
-    torch.testing.assert_close(box_iou(box_planes(first), box_planes(second)), torch.tensor([1 / 3, 0, 0, 0]))
+    first = torch.tensor([[0.0, 0, 2, 2], [0, 0, 0.02, 0.02], [1, 1, 1, 1], [0, 0, 9, 9], [-float("inf"), 0, 9, 9]])
+    second = torch.tensor([[1.0, 0, 3, 2], [0.01, 0, 0.03, 0.02], [1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 9, 9]])
+    torch.testing.assert_close(box_iou(box_planes(first), box_planes(second)), torch.tensor([1 / 3, 1 / 3, 0, 0, 0]))
+
+
+def test_cells_of_a_map_wider_than_high():
+    # 32 x 64 pixels: 4 x 8 cells, 2 x 4, 1 x 2; columns 4, 2, 1 and rows 2, 1, 0 of the first point; the second is outside
+    shapes = ((4, 8, 8), (2, 4, 16), (1, 2, 32))
+    points = torch.tensor([[[36.0, 20.0], [36.0, 40.0]]])
+    assert cells_around(shapes, points).tolist() == [[[[20], [38], [41]], [[42]] * 3]]
+    corner = cells_around(shapes, torch.tensor([[[60.0, 4.0]]]), reach=1)
+    assert corner[0, 0, 0].tolist() == [42, 42, 42, 6, 7, 42, 14, 15, 42]
 
 
 def test_centre_cell_on_the_level_of_the_size():
@@ -78,6 +87,8 @@ def test_a_claimed_cell_goes_to_the_smallest_box_then_to_the_first():
     assert ours.ious[0, 36] == 0.5 and ours.ious.sum() == 0.5
     scene[6][0, 1:] = False  # what is padding claims nothing, though it is smaller
     assert positives(CenterAssigner()(*scene)) == {36: 0}
+    longer = plain_scene([[30, 30, 42, 42], [21, 34, 51, 38]])  # but of less area
+    assert positives(CenterAssigner()(*longer)) == {36: 1}
     far = plain_scene([[20, 20, 52, 52], [44, 28, 60, 44]])  # cells 36 and 38: they share the column between
     assert [positives(CenterAssigner(radius=1)(*far))[i] for i in (35, 36, 37, 38, 39)] == [0, 0, 1, 1, 1]
 
@@ -121,6 +132,7 @@ def test_other_anchors_with_a_good_prediction_are_ignored():
     matched_idxs = AnchorAssigner()(*scene).matched_idxs[0]
     assert matched_idxs[[73, 0, 5, 6]].tolist() == [0, -2, -2, -1] and (matched_idxs == -2).sum() == 2
     assert (AnchorAssigner(ignore_iou=0.5)(*scene).matched_idxs == -2).sum() == 3
+    assert (AnchorAssigner(ignore_iou=0.75)(*scene).matched_idxs == -2).sum() == 1
     scene[6][:] = False
     assert (AnchorAssigner()(*scene).matched_idxs == -1).all()
 
@@ -140,15 +152,23 @@ def test_chunks_of_the_anchor_assigner_change_nothing():
         assert torch.equal(ours.matched_idxs, expected.matched_idxs) and torch.equal(ours.ious, expected.ious)
 
 
-@pytest.mark.parametrize("assigner", [CenterAssigner(), CenterAssigner(radius=1), AnchorAssigner(), OneToOneAssigner()])
+@pytest.mark.parametrize("assigner", [CenterAssigner(radius=1), AnchorAssigner(), OneToOneAssigner(), SimOTA()])
 def test_without_boxes_all_is_background(assigner):
     for num_gt in (0, 2):
         scene = random_scene(2, num_gt)
         scene[6][:] = False
         scene[4] *= 0
-        ours = assigner(*scene)
+        ours = assigner(*(x.half() if i in (1, 2, 3) else x for i, x in enumerate(scene)))
         assert (ours.matched_idxs == -1).all() and (ours.ious == 0).all()
         assert ours.matched_idxs.dtype == torch.int64 and ours.ious.dtype == torch.float32
+
+
+@pytest.mark.parametrize("assigner", [CenterAssigner(), AnchorAssigner(), OneToOneAssigner()])
+def test_no_gradient_flows_through_an_assignment(assigner):
+    scene = random_scene(1, 9)
+    scene[1].requires_grad_()
+    ours = assigner(*scene)
+    assert ours.ious.max() > 0 and not ours.ious.requires_grad
 
 
 def qualities(scene, image, alpha=0.8, radius=1.5):
@@ -180,7 +200,7 @@ def best_total(rows, taken=frozenset()):
 
 def test_the_matching_is_the_best_of_all_one_to_one_matchings():
     for seed in range(4):
-        scene = random_scene(2, 3, size=64, seed=seed)
+        scene = random_scene(2, 3, height=64, width=64, seed=seed)
         scene[4] = scene[4] * 0.1 + 28  # all three want the same cells
         scene[6][1, 2] = False
         ours = OneToOneAssigner()(*scene)
@@ -201,6 +221,7 @@ def test_quality_is_mostly_iou_and_a_little_score():
     assert positives(OneToOneAssigner()(*scene)) == {27: 0}
     ours = OneToOneAssigner(alpha=1.0)(*scene)
     assert ours.ious[0, 27] == 13 / 16 and ours.ious.sum() == 13 / 16
+    assert positives(OneToOneAssigner()(*anchor_scene([box], {55: box}))) == {55: 0}  # the second anchor of cell 27
 
 
 def test_a_box_with_one_cell_gets_it_from_a_box_with_many():
@@ -209,6 +230,13 @@ def test_a_box_with_one_cell_gets_it_from_a_box_with_many():
     scene = plain_scene([[-3, -3, 11, 11], corner, corner, corner], {i: [-3, -3, 11, 11] for i in (0, 64, 80)})
     matches = positives(OneToOneAssigner()(*scene))
     assert set(matches.values()) == {0, 1, 2, 3} and {matches[i] for i in (0, 64, 80)} == {1, 2, 3}
+
+
+def test_a_chain_of_boxes_gives_way():
+    # the first box has one cell, which the second must leave for the cell that the third must leave: both lose all
+    cells = torch.tensor([[[0, 3], [0, 1], [1, 2]]])
+    quality = torch.tensor([[[0.0, -torch.inf], [1.0, 0.0], [1.0, 0.0]]])
+    assert OneToOneAssigner()._auction(cells, quality, 3).tolist() == [[0, 1, 2]]
 
 
 def test_more_boxes_than_cells_end_with_every_cell_taken():

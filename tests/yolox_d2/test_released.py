@@ -137,8 +137,8 @@ def released_nano(path, gain):
     }
     stem = "backbone.backbone.stem.conv"
     weight = state[f"{stem}.conv.weight"]
-    state[f"{stem}.bn.running_var"] = torch.ones(16)
-    state[f"{stem}.bn.weight"] = gain / weight.flatten(1).norm(dim=1)
+    state[f"{stem}.bn.running_var"] = torch.full((16,), 4.0)
+    state[f"{stem}.bn.weight"] = 2 * gain / weight.flatten(1).norm(dim=1) * torch.tensor([1.0, -1.0]).repeat(8)
     torch.save({"model": state, "start_epoch": 300}, path)
     return str(path)
 

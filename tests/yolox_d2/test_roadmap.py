@@ -87,3 +87,5 @@ def test_the_selector_learns_alone():
         name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0
     }
     assert learning == {"selectors"}
+    loss = model(batch(([], [])))["loss_select"]
+    assert loss.isfinite() and loss > 0

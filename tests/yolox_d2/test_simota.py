@@ -8,8 +8,8 @@ import torch
 GEOMETRIES = {"center": 1.5, "union": 2.5}
 
 
-def check_against_plain_loops(scene, geometry):
-    setting = dict(geometry=geometry, radius=GEOMETRIES[geometry])
+def check_against_plain_loops(scene, geometry, radius=None):
+    setting = dict(geometry=geometry, radius=radius or GEOMETRIES[geometry])
     ours, (matched_idxs, ious) = SimOTA(**setting)(*scene), reference_simota(*scene, **setting)
     assert torch.equal(ours.matched_idxs, matched_idxs)
     torch.testing.assert_close(ours.ious, ious)
@@ -28,12 +28,20 @@ def test_equals_the_plain_loops(geometry, num_gt, num_classes):
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("radius", [0.3, 1.2, 2])
+def test_equals_the_plain_loops_at_any_radius(geometry, radius):
+    assert (check_against_plain_loops(random_scene(2, 15, seed=2), geometry, radius).matched_idxs >= 0).any()
+    check_against_plain_loops(plain_scene([[28, 28, 44, 44]]), geometry, radius)  # fewer than ten candidates, if any
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize(
     "change",
     {
         "crowd: every cell is claimed by many": lambda b: b * 0.05 + 75,
         "centres outside": lambda b: b - 90,
         "centres on grid lines": lambda b: (b / 32).round() * 32,
+        "sides through centres of cells": lambda b: (b / 8).round() * 8 + 4,
         "corner: three cells are near": lambda b: b.clamp(max=1),
         "points": lambda b: b[..., [0, 1, 0, 1]],
         "lines": lambda b: b[..., [0, 1, 2, 1]],
@@ -128,6 +136,14 @@ def test_the_ious_that_count_are_those_with_all_candidates_of_the_image():
     assert sum(g == 0 for g in positives(SimOTA()(*plain_scene([first], preds))).values()) == 1
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_padding_has_no_candidates(geometry):
+    box = [50, 50, 62, 62]
+    scene = plain_scene([box, [0, 0, 0, 0]], dict.fromkeys([0, 1, 54], box))  # 0 and 1 are near the corner
+    scene[6][0, 1] = False
+    assert positives(check_against_plain_loops(scene, geometry)) == {54: 0}
+
+
 def test_a_contested_cell_goes_to_the_box_it_is_cheapest_for_though_that_one_did_not_pick_it():
     # all three have their centre in cell 36 and want one cell
     boxes = [[32, 32, 40, 40], [31, 31, 41, 41], [28, 28, 44, 44]]
@@ -157,6 +173,9 @@ def test_a_centre_outside_takes_what_others_leave():
     assert positives(SimOTA()(*plain_scene([outside, inside]))) == {27: 1}
     scene = plain_scene([outside, inside], {37: inside})
     assert positives(SimOTA()(*scene)) == {27: 0, 37: 1}
+    scene[2][0, 28, 0] = 0.01  # a little cheaper than 27, which float32 does not see beside a penalty of 1e6
+    assert positives(SimOTA()(*scene)) == {27: 0, 37: 1}
+    assert positives(SimOTA(penalty=100.0)(*scene)) == {28: 0, 37: 1}
 
 
 def test_candidates_near_no_box_that_two_boxes_want():
@@ -168,6 +187,15 @@ def test_candidates_near_no_box_that_two_boxes_want():
     scene[5][0, 1] = 1
     scene[2][0, 9] = torch.tensor([2.0, -2.0])
     assert positives(SimOTA(geometry="union", radius=2.5)(*scene))[9] == 2
+    scene[2][0, 9] = torch.tensor([0.001, 0.0])  # a little cheaper, which float32 does not see beside a penalty of 1e5
+    assert positives(SimOTA(geometry="union", radius=2.5)(*scene))[9] == 1
+
+
+def test_padding_gets_no_candidate_that_is_near_no_box():
+    scene = plain_scene([[0, 0, 64, 64], [9, 9, 11, 11], [9, 9, 11, 11], [0, 0, 0, 0]], gt_classes=[1, 1, 1, 0])
+    scene[6][0, 3] = False
+    scene[2][..., 0] = 3.0  # of which the class that padding stands for would be the cheapest
+    assert 3 not in positives(check_against_plain_loops(scene, "union")).values()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -185,6 +213,9 @@ def test_predictions_that_are_not_finite_do_no_harm_to_others(value):
     taken = (expected.matched_idxs[0] >= 0).nonzero()[0, 0]
     changed[2][0, taken] = float("nan")
     assert SimOTA()(*changed).matched_idxs[0, taken] == -1  # the dearest, where there is a choice
+    scene = plain_scene([[24, 24, 48, 48]])
+    scene[2] *= float("nan")
+    assert positives(SimOTA()(*scene)) == {27: 0}  # where there is none, the first
 
 
 def test_no_gradient_and_any_layout():

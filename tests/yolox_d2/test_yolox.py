@@ -6,55 +6,22 @@ import re
 from dense_d2.checkpoint import DenseCheckpointer
 from dense_d2.engine.optim import param_groups
 from dense_d2.errors import UserError
+from dense_d2.modeling.dense_prediction import DensePrediction
 from tests.yolof_d2.tiny import batch, instances
 from tests.yolox_d2.tiny import tiny_coupled_head, tiny_head, tiny_yolox
-from yolox_d2 import add_yolox_config
 from yolox_d2.assignment import IGNORED, Assignment, make_priors
 from yolox_d2.box_coder import GridBoxCoder
-from yolox_d2.cspdarknet import Focus
-from yolox_d2.head import CoupledHead, HeadOutputs
-from yolox_d2.yolox import YOLOX
+from yolox_d2.head import HeadOutputs
+from yolox_d2.simota import SimOTA
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, get_cfg, instantiate
-from detectron2.modeling import build_model
+from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.events import EventStorage
-from torch import nn
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 NONE = ([], [])
 SOME = ([[10.0, 10, 60, 70], [30.0, 5, 120, 90]], [1, 2])
-
-
-def test_yaml_builds_the_same_model_and_touches_no_global():
-    before = get_cfg()
-    cfg = get_cfg()
-    add_yolox_config(cfg)
-    cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        model = build_model(cfg)
-        lazy = instantiate(LazyConfig.load(os.path.join(ROOT, "configs/yolox/yolox_s.py")).model)
-    shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (model, lazy)]
-    assert shapes[0] == shapes[1]
-
-    def settings(m):
-        return {k: v for k, v in vars(m).items() if isinstance(v, (int, float, str, list)) and not k.startswith("_")}
-
-    assert settings(model) == settings(lazy) and "box_loss_weight" in settings(lazy)
-    assert vars(model.assigner) == vars(lazy.assigner) and vars(model.box_coder) == vars(lazy.box_coder)
-    assert get_cfg() == before
-
-
-def test_norms_and_first_biases_are_those_of_the_released_models():
-    model = instantiate(LazyConfig.load(os.path.join(ROOT, "configs/yolox/yolox_nano.py")).model)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.03)}
-    for level in range(3):
-        for layer in (model.head.cls_preds[level], model.head.obj_preds[level]):
-            torch.testing.assert_close(layer.bias, torch.full_like(layer.bias, -4.595120), atol=1e-5, rtol=0)
-        assert model.head.reg_preds[level].bias.abs().max() < 0.2
 
 
 def test_optimizer_groups_of_nano():
@@ -66,14 +33,6 @@ def test_optimizer_groups_of_nano():
     assert found == {(0.02, 5e-4): 113, (0.02, 0.0): 104 + 113}
 
 
-def test_focus_moves_patches_into_channels():
-    seen = []
-    focus = Focus(4, lambda *args: seen.append)
-    focus(torch.arange(3 * 4 * 4.0).view(1, 3, 4, 4))
-    # red, green, blue of each corner of the first patch: top left, bottom left, top right, bottom right
-    assert seen[0][0, :, 0, 0].tolist() == [0, 16, 32, 4, 20, 36, 1, 17, 33, 5, 21, 37]
-
-
 def test_boxes_from_cells():
     priors = make_priors([(2, 3)], [8])
     coder = GridBoxCoder()
@@ -83,6 +42,9 @@ def test_boxes_from_cells():
     assert boxes[5].tolist() == [12, 4, 20, 12]  # column 2, row 1: the corner of the cell, without half a cell
     torch.testing.assert_close(boxes[4], torch.tensor([12.0 - 8, 6 - 16, 12 + 8, 6 + 16]))
     torch.testing.assert_close(coder.get_deltas(boxes, priors), deltas, atol=1e-6, rtol=1e-6)
+    point = torch.tensor([[4.0, 4, 4, 4]])
+    assert coder.get_deltas(point, priors.at([0]))[0].tolist() == pytest.approx([0.5, 0.5, -18.420681, -18.420681])
+    assert coder.apply_deltas(torch.full((6, 4), 12.0).half(), priors).isfinite().all()  # exp(12) is no half
 
 
 def test_boxes_from_anchors_stay_in_their_cell():
@@ -90,6 +52,7 @@ def test_boxes_from_anchors_stay_in_their_cell():
     coder = GridBoxCoder(sigmoid_centers=True)
     boxes = coder.apply_deltas(torch.tensor([[0.0, 0, 0, 0], [99.0, -99, 0, 0]]), priors)
     assert boxes.tolist() == [[3, -2, 13, 18], [-4, -15, 36, 15]]
+    assert coder.get_deltas(boxes, priors).tolist() == [[0.5, 0.5, 0, 0], [1, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("use_l1", [False, True])
@@ -126,6 +89,38 @@ def test_losses_add_up_by_hand():
     assert losses["loss_l1"].item() == pytest.approx(0.25 + math.log(2))  # centre 2 pixels higher, half the height
 
 
+def test_l1_compares_with_the_anchor_of_each_prediction():
+    anchors = [[(8, 8), (16, 32)]]
+    model = tiny_yolox(num_classes=2, use_l1=True, box_coder=GridBoxCoder(sigmoid_centers=True))
+    priors = make_priors([(1, 2)], [8], anchors)
+    deltas = torch.zeros(1, 4, 4)
+    boxes = model.box_coder.apply_deltas(deltas, priors)
+    # the second anchor of the second cell, whose prediction is 16 x 32 about (12, 4): the box is twice as wide
+    gt = torch.tensor([[[-4.0, -12, 28, 20]]])
+    assignment = Assignment(torch.tensor([[-1, -1, -1, 0]]), torch.tensor([[0.0, 0, 0, 0.5]]))
+    args = torch.zeros(1, 4), torch.zeros(1, 4, 2), gt, torch.tensor([[0]]), assignment
+    assert model.losses(priors, deltas, boxes, *args)["loss_l1"].item() == pytest.approx(math.log(2))
+
+
+def test_the_selectors_loss_by_hand():
+    """Four predictions of two classes: two are chosen, for class 1 and 0; of the other two the best class counts."""
+    chosen = Assignment(torch.tensor([[-1, 0, 1, -1]]), None)
+    model = tiny_yolox(num_classes=2, head=tiny_head(2, selector=True), select_assigner=lambda *_: chosen)
+    cls_logits = torch.tensor([[[0.5, -1.0], [2.0, 1.0], [-3.0, -2.0], [9.0, 99.0]]])
+    obj_logits, select_logits = torch.tensor([[1.0, 0.0, -2.0, 99.0]]), torch.tensor([[0.0, 3.0, 0.5, 99.0]])
+    args = select_logits, obj_logits, cls_logits, torch.tensor([[1, 0]]), ()
+    loss = model._select_loss(*args)
+
+    def score(*logits):
+        return math.prod(1 / (1 + math.exp(-logit)) for logit in logits)
+
+    expected = -math.log(1 - score(0.5, 1, 0)) - math.log(score(1, 0, 3)) - math.log(score(-3, -2, 0.5))
+    expected += 6 * math.log(10)  # a score is at most 1 - 1e-6
+    assert loss.item() == pytest.approx(expected / 2, rel=2e-3)
+    model.select_loss_weight = 3.0
+    assert model._select_loss(*args).item() == pytest.approx(3 * loss.item())
+
+
 def test_batch_is_resized_with_its_boxes():
     seen = []
     model = tiny_yolox().train()
@@ -138,6 +133,10 @@ def test_batch_is_resized_with_its_boxes():
     priors, (_, _, _, gt_boxes, gt_classes, gt_valid) = seen[0]
     assert [shape[:2] for shape in priors.shapes] == [(12, 16), (6, 8), (3, 4)]
     assert gt_boxes.tolist() == [[[16, 24, 64, 72]]] and gt_classes.tolist() == [[1]] and gt_valid.tolist() == [[True]]
+    sample["image"] = torch.arange(64.0).expand(3, 64, 64)
+    row = model.preprocess_image([sample]).tensor[0, 0, 0]
+    assert row[:3].tolist() == [0, 0.25, 0.75] and row[-1] == 63  # linear, between centres of pixels
+    assert model.eval().preprocess_image([sample]).tensor.shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize("size, nearest", [((80, 80), (64, 64)), ((60, 60), (64, 64)), ((96, 10), (96, 32))])
@@ -151,12 +150,15 @@ def test_a_training_size_that_the_strides_do_not_divide_is_an_error(size, neares
 
 
 def test_images_are_padded_to_a_square_and_boxes_fit_the_original():
-    model = tiny_yolox(num_classes=2, test_score_thresh=0.5).eval()
+    pixels = dict(pixel_mean=[14.0, 10.0, 0.0], pixel_std=[1.0, 2.0, 4.0])
+    model = tiny_yolox(num_classes=2, test_score_thresh=0.5, **pixels).eval()
     # 427 x 640 fitted into 96: 64.05 rows, cut down to 64
     sample = {"image": torch.zeros(3, 64, 96, dtype=torch.uint8), "height": 427, "width": 640}
     images = model.preprocess_image([sample])
     assert images.tensor.shape == (1, 3, 96, 96)
-    assert images.tensor[0, :, :64].unique().tolist() == [0] and images.tensor[0, :, 64:].unique().tolist() == [114]
+    assert images.tensor[0, :, :64].flatten(1).unique(dim=1).tolist() == [[-14], [-5], [0]]
+    assert images.tensor[0, :, 64:].flatten(1).unique(dim=1).tolist() == [[100], [52], [28.5]]
+    assert images.tensor.is_contiguous(memory_format=torch.channels_last)
 
     def outputs(features):
         sizes = [feature.shape[-2:] for feature in features]
@@ -170,6 +172,17 @@ def test_images_are_padded_to_a_square_and_boxes_fit_the_original():
     assert found.image_size == (427, 640) and found.pred_classes.tolist() == [1]
     torch.testing.assert_close(found.scores, torch.tensor([2.0]).sigmoid() * torch.tensor([3.0]).sigmoid())
     torch.testing.assert_close(found.pred_boxes.tensor, torch.tensor([[56.0, 8, 72, 24]]) * (640 / 96))
+
+
+def test_images_of_a_batch_get_the_detections_that_each_gets_alone():
+    model = tiny_yolox(test_score_thresh=0.0, max_detections_per_image=20).eval()
+    samples = batch(NONE, NONE)
+    with torch.no_grad():
+        together, alone = model(samples), [model([sample])[0] for sample in samples]
+    for ours, expected in zip(together, alone):
+        torch.testing.assert_close(ours["instances"].scores, expected["instances"].scores)
+        torch.testing.assert_close(ours["instances"].pred_boxes.tensor, expected["instances"].pred_boxes.tensor)
+    assert not torch.allclose(alone[0]["instances"].scores, alone[1]["instances"].scores)
 
 
 def test_one_detection_a_prediction_and_classes_that_overlap():
@@ -191,6 +204,30 @@ def test_one_detection_a_prediction_and_classes_that_overlap():
     assert found(class_agnostic_nms=True) == [0]
 
 
+def test_candidates_reach_the_threshold_and_the_best_are_kept():
+    scores = torch.tensor([[0.5, 0.125], [0.25, 0.375], [0.875, 0.25], [0.625, 0.75]])
+    boxes = torch.tensor([[0.0, 0, 9, 9]]) + 20 * torch.arange(4)[:, None]
+
+    def found(**kwargs):
+        model = tiny_yolox(num_classes=2, test_score_thresh=0.5, **kwargs)
+        result = model.select(DensePrediction(scores, boxes, torch.ones(4), [4]), (96, 96))
+        return list(zip(result.pred_boxes.tensor[:, 0].tolist(), result.pred_classes.tolist(), result.scores.tolist()))
+
+    best = [(40, 0, 0.875), (60, 1, 0.75), (0, 0, 0.5)]
+    assert found() == best
+    assert found(test_topk_candidates=2) == found(max_detections_per_image=2) == best[:2]
+
+
+def test_priors_are_kept_for_a_few_sizes(monkeypatch):
+    monkeypatch.setattr("yolox_d2.yolox.MAX_CACHED_SIZES", 2)
+    model = tiny_yolox()
+    for width in (1, 2, 3):
+        sizes = ((2, width), (1, width), (1, 1))
+        priors = model._cached_priors(sizes, torch.device("cpu"))
+        assert tuple(shape[:2] for shape in priors.shapes) == sizes and len(priors.grid) == 3 * width + 1
+        assert model._cached_priors(sizes, torch.device("cpu")) is priors and len(model._priors) <= 2
+
+
 def test_assignment_and_losses_are_float32_under_autocast():
     seen = []
     model = tiny_yolox(use_l1=True).train()
@@ -209,21 +246,16 @@ def test_assignment_and_losses_are_float32_under_autocast():
 
 def test_count_is_logged_where_there_is_a_storage():
     model = tiny_yolox().train()
+
+    def assigner(priors, pred_boxes, *_):
+        matched_idxs = torch.full(pred_boxes.shape[:2], -1)
+        matched_idxs[0, :3] = 1
+        return Assignment(matched_idxs, torch.zeros(pred_boxes.shape[:2]))
+
+    model.assigner = assigner
     with EventStorage(19) as storage:
         model(batch(SOME, NONE))
-        assert storage.latest()["num_pos_per_image"][0] > 0
-
-
-def test_coupled_head_splits_its_channels_by_anchor():
-    torch.manual_seed(0)
-    head = CoupledHead(in_channels=[4], num_classes=2, num_anchors=3).eval()
-    head.preds[0] = nn.Conv2d(8, 21, 1)
-    nn.init.zeros_(head.preds[0].weight)
-    head.preds[0].bias.data = torch.arange(21.0)
-    outputs = head([torch.zeros(1, 4, 1, 1)])
-    assert outputs.deltas[0].flatten().tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 17]
-    assert outputs.obj_logits[0].flatten().tolist() == [4, 11, 18]
-    assert outputs.cls_logits[0].flatten().tolist() == [5, 6, 12, 13, 19, 20]
+        assert storage.latest()["num_pos_per_image"][0] == 1.5
 
 
 @pytest.mark.parametrize("make_head", [tiny_head, tiny_coupled_head])
@@ -242,8 +274,9 @@ def test_what_does_not_fit_together_is_an_error():
         tiny_yolox(num_classes=4, head=tiny_head(3))
     with pytest.raises(ValueError, match="num_anchors is 3"):
         tiny_yolox(head=tiny_head(num_anchors=3))
-    with pytest.raises(ValueError, match="selector"):
-        tiny_yolox(head=tiny_head(selector=True))
+    for half in (dict(head=tiny_head(selector=True)), dict(select_assigner=SimOTA())):
+        with pytest.raises(ValueError, match="selector"):
+            tiny_yolox(**half)
     for names in (["p3", "p4"], ["p3", "p4", "p6"]):
         with pytest.raises(ValueError, match=re.escape(f"head_in_features is {names} of {{'p3': 8, ")):
             tiny_yolox(head_in_features=names)
@@ -252,34 +285,9 @@ def test_what_does_not_fit_together_is_an_error():
             tiny_head(prior_prob=probability)
 
 
-def test_any_width_fits_backbone_and_head():
-    cfg = LazyConfig.load(os.path.join(ROOT, "configs/yolox/yolox_s.py")).model
-    cfg.backbone.bottom_up.width = 0.35  # 22 units of 64: 88 channels, where 256 * 0.35 is 89
-    yaml = get_cfg()
-    add_yolox_config(yaml)
-    yaml.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
-    yaml.MODEL.DEVICE, yaml.MODEL.YOLOX.WIDTH = "meta", 0.35
-    with torch.device("meta"):
-        for model in (instantiate(cfg), build_model(yaml)):
-            assert model.head.in_channels == [88, 176, 352]
-            assert {tower[0].conv.out_channels for tower in model.head.cls_convs} == {88}
-
-
-def test_yaml_that_names_other_maps_is_refused():
-    yaml = get_cfg()
-    add_yolox_config(yaml)
-    yaml.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
-    for names in (["p3", "p4", "p6"], ["dark3"]):
-        yaml.MODEL.YOLOX.IN_FEATURES = names
-        with torch.device("meta"), pytest.raises(
-            ValueError, match=re.escape(f"head_in_features is {names} of {{'p3': 128")
-        ):
-            YOLOX(yaml)
-
-
-def test_model_can_be_copied_after_inference_and_trained():
+def test_model_can_be_trained_and_copied_after_inference():
     model = tiny_yolox().eval()
     with torch.inference_mode():
         model(batch(NONE))
-    model = copy.deepcopy(model).train()
-    sum(model(batch(SOME)).values()).backward()
+    for trained in (model, copy.deepcopy(model)):
+        sum(trained.train()(batch(SOME)).values()).backward()
