@@ -197,7 +197,7 @@ class YOLOX(DenseAnswers, DenseDetector):
             priors: Priors of R predictions.
             deltas: (N, R, 4); obj_logits (N, R); cls_logits (N, R, K); float32.
             gt: GroundTruth.
-            assignment: see `SimOTA`.
+            assignment: Assignment.
         Returns:
             dict of losses, each divided by the number of positives of this process, as released: not of all.
         """
@@ -205,6 +205,7 @@ class YOLOX(DenseAnswers, DenseDetector):
         image_idxs, idxs = (matched_idxs >= 0).nonzero(as_tuple=True)  # makes the host wait, once a step
         gt_idxs = matched_idxs[image_idxs, idxs]
         target_boxes, target_classes = gt.boxes[image_idxs, gt_idxs], gt.classes[image_idxs, gt_idxs]
+        # decoded are the positives only: where others overflow, gradients of 0 would be no numbers
         pos_deltas, pos_priors = deltas[image_idxs, idxs], priors.at(idxs)
         num_pos = max(len(idxs), 1)
         log_scalar("num_pos_per_image", len(idxs) / len(deltas))
@@ -230,7 +231,7 @@ class YOLOX(DenseAnswers, DenseDetector):
     def _select_loss(self, select_logits, pred, gt_classes, matched_idxs):
         """Binary cross entropy of class * objectness * selector, 1 for the one prediction of each box.
 
-        Only the selector learns from it: the one-to-many losses train the rest.
+        Only the selector learns from it, for `pred` is detached: the one-to-many losses train the rest.
         """
         is_chosen = matched_idxs >= 0
         classes = gt_classes.gather(1, matched_idxs.clamp(min=0)) if gt_classes.shape[1] else matched_idxs.clamp(min=0)

@@ -4,19 +4,17 @@ import torch
 import torch.nn.functional as F
 
 
-def reference_simota(
-    priors, pred_boxes, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid, *, radius=1.5, geometry="center"
-):
+def reference_simota(priors, pred, gt, *, radius=1.5, geometry="center"):
     """-> matched_idxs (N, R), ious (N, R). Takes what `yolox_d2.simota.SimOTA` takes."""
-    ious = torch.zeros(obj_logits.shape, device=obj_logits.device)
+    ious = torch.zeros(pred.obj_logits.shape, device=pred.obj_logits.device)
     matched = torch.full_like(ious, -1, dtype=torch.int64)
-    for n in range(len(pred_boxes)):
-        valid = gt_valid[n].nonzero()[:, 0]
+    for n in range(len(matched)):
+        valid = gt.valid[n].nonzero()[:, 0]
         if len(valid):
-            boxes, classes = gt_boxes[n, valid].float(), gt_classes[n, valid]
-            prediction = pred_boxes[n].float(), cls_logits[n].float(), obj_logits[n].float()
-            for prior, gt, iou in one_image(priors, *prediction, boxes, classes, radius, geometry):
-                matched[n, prior], ious[n, prior] = valid[gt], iou
+            boxes, classes = gt.boxes[n, valid].float(), gt.classes[n, valid]
+            prediction = [x[n].float() for x in pred]
+            for prior, box, iou in one_image(priors, *prediction, boxes, classes, radius, geometry):
+                matched[n, prior], ious[n, prior] = valid[box], iou
     return matched, ious
 
 

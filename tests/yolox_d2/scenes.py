@@ -1,8 +1,36 @@
 """Predictions and boxes that assigners are tried on."""
 
-from yolox_d2.assignment import make_priors
+import dataclasses
+
+from yolox_d2.assignment import GroundTruth, Predictions, Priors, make_priors
 
 import torch
+
+
+@dataclasses.dataclass
+class Scene:
+    """`assigner(*scene)`, with parts that a test may change."""
+
+    priors: Priors
+    pred_boxes: torch.Tensor
+    cls_logits: torch.Tensor
+    obj_logits: torch.Tensor
+    gt_boxes: torch.Tensor
+    gt_classes: torch.Tensor
+    gt_valid: torch.Tensor
+
+    def __iter__(self):
+        yield self.priors
+        yield Predictions(self.pred_boxes, self.cls_logits, self.obj_logits)
+        yield GroundTruth(self.gt_boxes, self.gt_classes, self.gt_valid)
+
+    def change(self, change, names=("pred_boxes", "cls_logits", "obj_logits")):
+        """Another scene, with `change` of some tensors."""
+        return dataclasses.replace(self, **{name: change(getattr(self, name)) for name in names})
+
+    def image(self, n):
+        """The scene of one of its images."""
+        return self.change(lambda x: x[n : n + 1], [field.name for field in dataclasses.fields(self)[1:]])
 
 
 def priors_of(height=64, width=64, anchors=None):
@@ -10,7 +38,7 @@ def priors_of(height=64, width=64, anchors=None):
 
 
 def random_scene(num_images, num_gt, height=128, width=160, num_classes=5, seed=0):
-    """Arguments of an assigner: predictions about their cells, boxes anywhere in the image, all valid."""
+    """Predictions about their cells, boxes anywhere in the image, all valid."""
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
@@ -22,7 +50,7 @@ def random_scene(num_images, num_gt, height=128, width=160, num_classes=5, seed=
     half_sizes = strides * torch.exp(0.8 * randn(num_priors, 2) + 0.5)
     gt_centers = torch.rand(num_images, num_gt, 2, generator=generator) * size
     gt_half_sizes = torch.rand(num_images, num_gt, 2, generator=generator) * size / 4 + 2
-    return [
+    return Scene(
         priors,
         torch.cat([centers - half_sizes, centers + half_sizes], dim=2),
         randn(num_priors, num_classes) * 2 - 2,
@@ -30,7 +58,7 @@ def random_scene(num_images, num_gt, height=128, width=160, num_classes=5, seed=
         torch.cat([gt_centers - gt_half_sizes, gt_centers + gt_half_sizes], dim=2).clamp(min=0).min(size.repeat(2)),
         torch.randint(num_classes, (num_images, num_gt), generator=generator),
         torch.ones(num_images, num_gt, dtype=torch.bool),
-    ]
+    )
 
 
 def plain_scene(gt_boxes, pred_boxes=None, gt_classes=None):
@@ -46,15 +74,8 @@ def plain_scene(gt_boxes, pred_boxes=None, gt_classes=None):
     gt_boxes = torch.tensor(gt_boxes, dtype=torch.float32).view(1, -1, 4)
     gt_classes = torch.tensor([gt_classes or [0] * gt_boxes.shape[1]])
     logits = torch.zeros(1, len(preds), 2)
-    return [
-        priors,
-        preds[None],
-        logits,
-        logits[..., 0],
-        gt_boxes,
-        gt_classes,
-        torch.ones_like(gt_classes, dtype=torch.bool),
-    ]
+    valid = torch.ones_like(gt_classes, dtype=torch.bool)
+    return Scene(priors, preds[None], logits, logits[..., 0], gt_boxes, gt_classes, valid)
 
 
 def positives(assignment, image=0):

@@ -1,5 +1,7 @@
 """The assigners of the road map, on 64 x 64 pixels: cells 0..63 have stride 8, 64..79 stride 16, 80..83 stride 32."""
 
+import dataclasses
+
 from tests.yolox_d2.scenes import plain_scene, positives, priors_of, random_scene
 from tests.yolox_d2.tiny import tiny_head, tiny_yolox
 from yolox_d2.anchor_assigner import AnchorAssigner
@@ -20,7 +22,9 @@ def anchor_scene(gt_boxes, pred_boxes=None):
     priors, preds = priors_of(anchors=ANCHORS), torch.full((1, 168, 4), -9.0)
     for prior, box in (pred_boxes or {}).items():
         preds[0, prior] = torch.tensor(box, dtype=torch.float32)
-    return [priors, preds, torch.zeros(1, 168, 2), torch.zeros(1, 168), *scene[4:]]
+    return dataclasses.replace(
+        scene, priors=priors, pred_boxes=preds, cls_logits=torch.zeros(1, 168, 2), obj_logits=torch.zeros(1, 168)
+    )
 
 
 def test_priors_are_ordered_by_level_row_column_anchor():
@@ -85,7 +89,7 @@ def test_a_claimed_cell_goes_to_the_smallest_box_then_to_the_first():
     ours = CenterAssigner()(*scene)
     assert positives(ours) == {36: 1}
     assert ours.ious[0, 36] == 0.5 and ours.ious.sum() == 0.5
-    scene[6][0, 1:] = False  # what is padding claims nothing, though it is smaller
+    scene.gt_valid[0, 1:] = False  # what is padding claims nothing, though it is smaller
     assert positives(CenterAssigner()(*scene)) == {36: 0}
     longer = plain_scene([[30, 30, 42, 42], [21, 34, 51, 38]])  # but of less area
     assert positives(CenterAssigner()(*longer)) == {36: 1}
@@ -133,7 +137,7 @@ def test_other_anchors_with_a_good_prediction_are_ignored():
     assert matched_idxs[[73, 0, 5, 6]].tolist() == [0, -2, -2, -1] and (matched_idxs == -2).sum() == 2
     assert (AnchorAssigner(ignore_iou=0.5)(*scene).matched_idxs == -2).sum() == 3
     assert (AnchorAssigner(ignore_iou=0.75)(*scene).matched_idxs == -2).sum() == 1
-    scene[6][:] = False
+    scene.gt_valid[:] = False
     assert (AnchorAssigner()(*scene).matched_idxs == -1).all()
 
 
@@ -144,7 +148,7 @@ def test_the_last_box_keeps_an_anchor_and_a_centre_outside_gets_none():
 
 def test_chunks_of_the_anchor_assigner_change_nothing():
     scene = random_scene(3, 7, seed=1)
-    scene[6][1, 3:] = False
+    scene.gt_valid[1, 3:] = False
     expected = AnchorAssigner(ignore_iou=0.3)(*scene)
     assert (expected.matched_idxs == -2).any()
     for chunk in (1, 2000):
@@ -156,9 +160,9 @@ def test_chunks_of_the_anchor_assigner_change_nothing():
 def test_without_boxes_all_is_background(assigner):
     for num_gt in (0, 2):
         scene = random_scene(2, num_gt)
-        scene[6][:] = False
-        scene[4] *= 0
-        ours = assigner(*(x.half() if i in (1, 2, 3) else x for i, x in enumerate(scene)))
+        scene.gt_valid[:] = False
+        scene.gt_boxes *= 0
+        ours = assigner(*scene.change(torch.Tensor.half))
         assert (ours.matched_idxs == -1).all() and (ours.ious == 0).all()
         assert ours.matched_idxs.dtype == torch.int64 and ours.ious.dtype == torch.float32
 
@@ -166,14 +170,14 @@ def test_without_boxes_all_is_background(assigner):
 @pytest.mark.parametrize("assigner", [CenterAssigner(), AnchorAssigner(), OneToOneAssigner()])
 def test_no_gradient_flows_through_an_assignment(assigner):
     scene = random_scene(1, 9)
-    scene[1].requires_grad_()
+    scene.pred_boxes.requires_grad_()
     ours = assigner(*scene)
     assert ours.ious.max() > 0 and not ours.ious.requires_grad
 
 
 def qualities(scene, image, alpha=0.8, radius=1.5):
     """[{cell: quality} of each valid box], pair by pair."""
-    priors, preds, cls_logits, obj_logits, gt_boxes, gt_classes, gt_valid = scene
+    priors, (preds, cls_logits, obj_logits), (gt_boxes, gt_classes, gt_valid) = scene
     rows = []
     for m in gt_valid[image].nonzero()[:, 0].tolist():
         rows.append({})
@@ -201,8 +205,8 @@ def best_total(rows, taken=frozenset()):
 def test_the_matching_is_the_best_of_all_one_to_one_matchings():
     for seed in range(4):
         scene = random_scene(2, 3, height=64, width=64, seed=seed)
-        scene[4] = scene[4] * 0.1 + 28  # all three want the same cells
-        scene[6][1, 2] = False
+        scene.gt_boxes = scene.gt_boxes * 0.1 + 28  # all three want the same cells
+        scene.gt_valid[1, 2] = False
         ours = OneToOneAssigner()(*scene)
         for n in range(2):
             rows, matches = qualities(scene, n), positives(ours, n)
@@ -215,9 +219,9 @@ def test_quality_is_mostly_iou_and_a_little_score():
     box = [28, 28, 44, 44]
     scene = plain_scene([box], {27: [28, 28, 44, 41], 36: [28, 28, 44, 40]})
     assert positives(OneToOneAssigner()(*scene)) == {27: 0}
-    scene[2][0, 36, 0] = 1.0  # (0.73 / 0.5)^0.2 = 1.08 outweighs (13 / 12)^0.8 = 1.066
+    scene.cls_logits[0, 36, 0] = 1.0  # (0.73 / 0.5)^0.2 = 1.08 outweighs (13 / 12)^0.8 = 1.066
     assert positives(OneToOneAssigner()(*scene)) == {36: 0}
-    scene[2][0, 36] = torch.tensor([0.0, 1.0])  # the other class
+    scene.cls_logits[0, 36] = torch.tensor([0.0, 1.0])  # the other class
     assert positives(OneToOneAssigner()(*scene)) == {27: 0}
     ours = OneToOneAssigner(alpha=1.0)(*scene)
     assert ours.ious[0, 27] == 13 / 16 and ours.ious.sum() == 13 / 16
@@ -249,9 +253,6 @@ def test_more_boxes_than_cells_end_with_every_cell_taken():
 def test_one_to_one_with_predictions_that_are_not_finite():
     scene = random_scene(2, 10, seed=4)
     expected = OneToOneAssigner()(*scene)
-    for i in (1, 2, 3):
-        scene[i] = scene[i].clone()
-        scene[i][0] = float("nan")
-    ours = OneToOneAssigner()(*scene)
+    ours = OneToOneAssigner()(*scene.change(lambda x: torch.stack([x[0] * float("nan"), x[1]])))
     assert torch.equal(ours.matched_idxs[1], expected.matched_idxs[1])
     assert len(set(positives(ours).values())) == 10 and ours.ious.isfinite().all()

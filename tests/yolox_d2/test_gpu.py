@@ -64,5 +64,5 @@ def test_training_step(questions, end_to_end):
 
 def test_the_plain_loops_of_the_benchmark():
     with FakeTensorMode(allow_non_fake_inputs=True):
-        priors, _, _, _, gt_boxes, _, _ = assignment_inputs(3, "cuda", images=1, side=64)
-        assert [x.device.type for x in regions(priors, gt_boxes[0], 1.5, "center")] == ["cuda", "cuda"]
+        priors, _, gt = assignment_inputs(3, "cuda", images=1, side=64)
+        assert [x.device.type for x in regions(priors, gt.boxes[0], 1.5, "center")] == ["cuda", "cuda"]

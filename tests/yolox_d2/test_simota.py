@@ -53,38 +53,38 @@ def test_equals_the_plain_loops_at_any_radius(geometry, radius):
 def test_equals_the_plain_loops_on_adversarial_boxes(geometry, change):
     for seed in range(2):
         scene = random_scene(2, 10, seed=seed)
-        scene[4] = change[1](scene[4])
+        scene.gt_boxes = change[1](scene.gt_boxes)
         check_against_plain_loops(scene, geometry)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_images_with_no_box_beside_images_with_many_wherever_the_padding_is(geometry):
     scene = random_scene(4, 100, seed=3)
-    scene[6][0] = False
-    scene[6][1] = torch.rand(100, generator=torch.Generator().manual_seed(0)) < 0.2
-    scene[6][2, 1:] = False
-    scene[4] *= scene[6][..., None]
+    scene.gt_valid[0] = False
+    scene.gt_valid[1] = torch.rand(100, generator=torch.Generator().manual_seed(0)) < 0.2
+    scene.gt_valid[2, 1:] = False
+    scene.gt_boxes *= scene.gt_valid[..., None]
     ours = check_against_plain_loops(scene, geometry)
     assert (ours.matched_idxs[0] == -1).all() and (ours.ious[0] == 0).all()
     for n in range(4):
-        alone = SimOTA(geometry=geometry, radius=GEOMETRIES[geometry])(scene[0], *(x[n : n + 1] for x in scene[1:]))
+        alone = SimOTA(geometry=geometry, radius=GEOMETRIES[geometry])(*scene.image(n))
         assert torch.equal(alone.matched_idxs[0], ours.matched_idxs[n])
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_equals_the_plain_loops_on_ties(geometry):
     scene = random_scene(2, 12, seed=1)
-    scene[1] = scene[4][:, :1].expand(-1, len(scene[0].grid), -1).clone()  # all predictions are the first box
-    scene[2], scene[3] = scene[2] * 0, scene[3] * 0
-    scene[5] *= 0
+    scene.pred_boxes = (
+        scene.gt_boxes[:, :1].expand(-1, len(scene.priors.grid), -1).clone()
+    )  # all predictions are the first box
+    scene.cls_logits, scene.obj_logits = scene.cls_logits * 0, scene.obj_logits * 0
+    scene.gt_classes *= 0
     check_against_plain_loops(scene, geometry)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_predictions_are_computed_with_in_float32(dtype):
-    scene = random_scene(2, 10, seed=2)
-    for i in (1, 2, 3):
-        scene[i] = scene[i].to(dtype)
+    scene = random_scene(2, 10, seed=2).change(lambda x: x.to(dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = SimOTA()(*scene)
     matched_idxs, ious = reference_simota(*scene)
@@ -95,8 +95,8 @@ def test_half_predictions_are_computed_with_in_float32(dtype):
 def test_no_boxes_at_all():
     for num_gt in (0, 3):
         scene = random_scene(2, num_gt)
-        scene[6][:] = False
-        scene[4] *= 0
+        scene.gt_valid[:] = False
+        scene.gt_boxes *= 0
         ours = check_against_plain_loops(scene, "center")
         assert (ours.matched_idxs == -1).all() and (ours.ious == 0).all()
 
@@ -112,12 +112,12 @@ def test_as_many_positives_as_the_sum_of_ious_and_the_cheapest():
     assert positives(SimOTA()(*scene)) == {27: 0, 35: 0}  # the best, and the first of two equal
     ious = SimOTA()(*scene).ious[0]
     assert ious[[27, 35, 36]].tolist() == [0.5, 1.0, 0.0]
-    scene[2][0, 36, 0] = 1.0  # more certain of the right class: cheaper than 27
+    scene.cls_logits[0, 36, 0] = 1.0  # more certain of the right class: cheaper than 27
     assert positives(SimOTA()(*scene)) == {35: 0, 36: 0}
-    scene[2][0, 36, 1] = 3.0  # and of the wrong one
+    scene.cls_logits[0, 36, 1] = 3.0  # and of the wrong one
     assert positives(SimOTA()(*scene)) == {27: 0, 35: 0}
-    scene[3][0, 27] = 3.0  # at the logits 0, more objectness helps the right class as it spoils the other
-    scene[2][0, 27] = torch.tensor([0.0, -9.0])
+    scene.obj_logits[0, 27] = 3.0  # at the logits 0, more objectness helps the right class as it spoils the other
+    scene.cls_logits[0, 27] = torch.tensor([0.0, -9.0])
     assert positives(SimOTA()(*scene)) == {27: 0, 35: 0}
 
 
@@ -140,7 +140,7 @@ def test_the_ious_that_count_are_those_with_all_candidates_of_the_image():
 def test_padding_has_no_candidates(geometry):
     box = [50, 50, 62, 62]
     scene = plain_scene([box, [0, 0, 0, 0]], dict.fromkeys([0, 1, 54], box))  # 0 and 1 are near the corner
-    scene[6][0, 1] = False
+    scene.gt_valid[0, 1] = False
     assert positives(check_against_plain_loops(scene, geometry)) == {54: 0}
 
 
@@ -156,13 +156,13 @@ def test_a_contested_cell_goes_to_the_box_it_is_cheapest_for_though_that_one_did
 
 def test_probabilities_that_are_0_or_1_cost_100_a_class():
     scene = random_scene(2, 10, seed=5)
-    scene[2], scene[3] = scene[2] * 200, scene[3] * 200
+    scene.cls_logits, scene.obj_logits = scene.cls_logits * 200, scene.obj_logits * 200
     check_against_plain_loops(scene, "center")
     # of two wrong predictions, IoU 0 the one and saturated the other, 3 * -log(1e-8) = 55 is the cheaper
     box = [24, 24, 48, 48]
     scene = plain_scene([box], {36: box}, gt_classes=[1])
-    scene[2][0, 36] = torch.tensor([200.0, -200.0])
-    scene[3][0, 36] = 200.0
+    scene.cls_logits[0, 36] = torch.tensor([200.0, -200.0])
+    scene.obj_logits[0, 36] = 200.0
     assert positives(SimOTA()(*scene)) == {27: 0}
 
 
@@ -173,7 +173,7 @@ def test_a_centre_outside_takes_what_others_leave():
     assert positives(SimOTA()(*plain_scene([outside, inside]))) == {27: 1}
     scene = plain_scene([outside, inside], {37: inside})
     assert positives(SimOTA()(*scene)) == {27: 0, 37: 1}
-    scene[2][0, 28, 0] = 0.01  # a little cheaper than 27, which float32 does not see beside a penalty of 1e6
+    scene.cls_logits[0, 28, 0] = 0.01  # a little cheaper than 27, which float32 does not see beside a penalty of 1e6
     assert positives(SimOTA()(*scene)) == {27: 0, 37: 1}
     assert positives(SimOTA(penalty=100.0)(*scene)) == {28: 0, 37: 1}
 
@@ -184,17 +184,19 @@ def test_candidates_near_no_box_that_two_boxes_want():
     scene = plain_scene([large, small, small], {9: small})
     assert positives(SimOTA(geometry="union", radius=2.5)(*scene))[9] == 1
     check_against_plain_loops(scene, "union")
-    scene[5][0, 1] = 1
-    scene[2][0, 9] = torch.tensor([2.0, -2.0])
+    scene.gt_classes[0, 1] = 1
+    scene.cls_logits[0, 9] = torch.tensor([2.0, -2.0])
     assert positives(SimOTA(geometry="union", radius=2.5)(*scene))[9] == 2
-    scene[2][0, 9] = torch.tensor([0.001, 0.0])  # a little cheaper, which float32 does not see beside a penalty of 1e5
+    scene.cls_logits[0, 9] = torch.tensor(
+        [0.001, 0.0]
+    )  # a little cheaper, which float32 does not see beside a penalty of 1e5
     assert positives(SimOTA(geometry="union", radius=2.5)(*scene))[9] == 1
 
 
 def test_padding_gets_no_candidate_that_is_near_no_box():
     scene = plain_scene([[0, 0, 64, 64], [9, 9, 11, 11], [9, 9, 11, 11], [0, 0, 0, 0]], gt_classes=[1, 1, 1, 0])
-    scene[6][0, 3] = False
-    scene[2][..., 0] = 3.0  # of which the class that padding stands for would be the cheapest
+    scene.gt_valid[0, 3] = False
+    scene.cls_logits[..., 0] = 3.0  # of which the class that padding stands for would be the cheapest
     assert 3 not in positives(check_against_plain_loops(scene, "union")).values()
 
 
@@ -202,28 +204,24 @@ def test_padding_gets_no_candidate_that_is_near_no_box():
 def test_predictions_that_are_not_finite_do_no_harm_to_others(value):
     scene = random_scene(2, 10, seed=4)
     expected = SimOTA()(*scene)
-    for broken in ((1,), (2,), (3,), (1, 2, 3)):
-        changed = [x.clone() if i in broken else x for i, x in enumerate(scene)]
-        for i in broken:
-            changed[i][0] = value
-        ours = SimOTA()(*changed)
+    boxes, cls, obj = names = "pred_boxes", "cls_logits", "obj_logits"
+    for broken in ([boxes], [cls], [obj], names):
+        ours = SimOTA()(*scene.change(lambda x: torch.stack([torch.full_like(x[0], value), x[1]]), broken))
         assert torch.equal(ours.matched_idxs[1], expected.matched_idxs[1])
         assert (ours.matched_idxs < 10).all() and ours.ious.isfinite().all()
-    changed = [x.clone() if i else x for i, x in enumerate(scene)]
     taken = (expected.matched_idxs[0] >= 0).nonzero()[0, 0]
-    changed[2][0, taken] = float("nan")
-    assert SimOTA()(*changed).matched_idxs[0, taken] == -1  # the dearest, where there is a choice
+    scene.cls_logits[0, taken] = float("nan")
+    assert SimOTA()(*scene).matched_idxs[0, taken] == -1  # the dearest, where there is a choice
     scene = plain_scene([[24, 24, 48, 48]])
-    scene[2] *= float("nan")
+    scene.cls_logits *= float("nan")
     assert positives(SimOTA()(*scene)) == {27: 0}  # where there is none, the first
 
 
 def test_no_gradient_and_any_layout():
     scene = random_scene(2, 10)
     expected = SimOTA()(*scene)
-    strided = [x if i not in (1, 2, 3) else x.transpose(0, 1).contiguous().transpose(0, 1) for i, x in enumerate(scene)]
-    strided[1] = strided[1].requires_grad_()
-    ours = SimOTA()(*strided)
+    scene = scene.change(lambda x: x.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_())
+    ours = SimOTA()(*scene)
     assert torch.equal(ours.matched_idxs, expected.matched_idxs) and not ours.ious.requires_grad
 
 

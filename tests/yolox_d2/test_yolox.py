@@ -9,7 +9,7 @@ from dense_d2.errors import UserError
 from dense_d2.modeling.dense_prediction import DensePrediction
 from tests.yolof_d2.tiny import batch, instances
 from tests.yolox_d2.tiny import tiny_coupled_head, tiny_head, tiny_yolox
-from yolox_d2.assignment import IGNORED, Assignment, make_priors
+from yolox_d2.assignment import IGNORED, Assignment, GroundTruth, Predictions, make_priors
 from yolox_d2.box_coder import GridBoxCoder
 from yolox_d2.head import HeadOutputs
 from yolox_d2.simota import SimOTA
@@ -72,12 +72,12 @@ def test_losses_add_up_by_hand():
     model = tiny_yolox(num_classes=2, use_l1=True)
     priors = make_priors([(2, 2)], [8])
     deltas = torch.zeros(1, 4, 4)
-    boxes = model.box_coder.apply_deltas(deltas, priors)  # (-4, -4, 4, 4), then 8 to the right, below, both
+    # boxes (-4, -4, 4, 4), then 8 to the right, below, both
     obj_logits = torch.tensor([[1.0, 0.0, -2.0, 7.0]])
     cls_logits = torch.tensor([[[0.5, -1.0]] * 4])
-    gt = torch.tensor([[[-4.0, -4, 4, 4], [4.0, -4, 12, 0]]])
+    gt = GroundTruth(torch.tensor([[[-4.0, -4, 4, 4], [4.0, -4, 12, 0]]]), torch.tensor([[0, 1]]), None)
     assignment = Assignment(torch.tensor([[-1, 1, -1, IGNORED]]), torch.tensor([[0.0, 0.5, 0, 0]]))
-    losses = model.losses(priors, deltas, boxes, obj_logits, cls_logits, gt, torch.tensor([[0, 1]]), assignment)
+    losses = model.losses(priors, deltas, obj_logits, cls_logits, gt, assignment)
 
     def entropy(logit, target):
         p = 1 / (1 + math.exp(-logit))
@@ -93,22 +93,32 @@ def test_l1_compares_with_the_anchor_of_each_prediction():
     anchors = [[(8, 8), (16, 32)]]
     model = tiny_yolox(num_classes=2, use_l1=True, box_coder=GridBoxCoder(sigmoid_centers=True))
     priors = make_priors([(1, 2)], [8], anchors)
-    deltas = torch.zeros(1, 4, 4)
-    boxes = model.box_coder.apply_deltas(deltas, priors)
     # the second anchor of the second cell, whose prediction is 16 x 32 about (12, 4): the box is twice as wide
-    gt = torch.tensor([[[-4.0, -12, 28, 20]]])
+    gt = GroundTruth(torch.tensor([[[-4.0, -12, 28, 20]]]), torch.tensor([[0]]), None)
     assignment = Assignment(torch.tensor([[-1, -1, -1, 0]]), torch.tensor([[0.0, 0, 0, 0.5]]))
-    args = torch.zeros(1, 4), torch.zeros(1, 4, 2), gt, torch.tensor([[0]]), assignment
-    assert model.losses(priors, deltas, boxes, *args)["loss_l1"].item() == pytest.approx(math.log(2))
+    losses = model.losses(priors, torch.zeros(1, 4, 4), torch.zeros(1, 4), torch.zeros(1, 4, 2), gt, assignment)
+    assert losses["loss_l1"].item() == pytest.approx(math.log(2))
+
+
+def test_an_overflow_in_the_background_leaves_gradients_finite():
+    model = tiny_yolox(num_classes=2)
+    deltas = torch.zeros(1, 2, 4)
+    deltas[0, 1] = 200.0  # its exponential is infinite
+    deltas.requires_grad_()
+    gt = GroundTruth(torch.tensor([[[0.0, 0, 9, 9]]]), torch.tensor([[0]]), None)
+    assignment = Assignment(torch.tensor([[0, -1]]), torch.tensor([[0.5, 0]]))
+    losses = model.losses(make_priors([(1, 2)], [8]), deltas, torch.zeros(1, 2), torch.zeros(1, 2, 2), gt, assignment)
+    losses["loss_box_reg"].backward()
+    assert deltas.grad[0, 0].abs().min() > 0 and (deltas.grad[0, 1] == 0).all()
 
 
 def test_the_selectors_loss_by_hand():
     """Four predictions of two classes: two are chosen, for class 1 and 0; of the other two the best class counts."""
-    chosen = Assignment(torch.tensor([[-1, 0, 1, -1]]), None)
-    model = tiny_yolox(num_classes=2, head=tiny_head(2, selector=True), select_assigner=lambda *_: chosen)
+    model = tiny_yolox(num_classes=2)
     cls_logits = torch.tensor([[[0.5, -1.0], [2.0, 1.0], [-3.0, -2.0], [9.0, 99.0]]])
     obj_logits, select_logits = torch.tensor([[1.0, 0.0, -2.0, 99.0]]), torch.tensor([[0.0, 3.0, 0.5, 99.0]])
-    args = select_logits, obj_logits, cls_logits, torch.tensor([[1, 0]]), ()
+    pred = Predictions(None, cls_logits, obj_logits)
+    args = select_logits, pred, torch.tensor([[1, 0]]), torch.tensor([[-1, 0, 1, -1]])
     loss = model._select_loss(*args)
 
     def score(*logits):
@@ -130,7 +140,7 @@ def test_batch_is_resized_with_its_boxes():
     sample.update(image=torch.zeros(3, 64, 64, dtype=torch.uint8), input_size=(96, 128))
     sample["instances"] = instances([[8.0, 16, 32, 48]], [1], (64, 64))
     model([sample])
-    priors, (_, _, _, gt_boxes, gt_classes, gt_valid) = seen[0]
+    priors, (_, (gt_boxes, gt_classes, gt_valid)) = seen[0]
     assert [shape[:2] for shape in priors.shapes] == [(12, 16), (6, 8), (3, 4)]
     assert gt_boxes.tolist() == [[[16, 24, 64, 72]]] and gt_classes.tolist() == [[1]] and gt_valid.tolist() == [[True]]
     sample["image"] = torch.arange(64.0).expand(3, 64, 64)
@@ -233,9 +243,9 @@ def test_assignment_and_losses_are_float32_under_autocast():
     model = tiny_yolox(use_l1=True).train()
     assigner = model.assigner
 
-    def spy(priors, *args):
-        seen.append((torch.is_autocast_enabled("cpu"), {x.dtype for x in args if x.is_floating_point()}))
-        return assigner(priors, *args)
+    def spy(priors, pred, gt):
+        seen.append((torch.is_autocast_enabled("cpu"), {x.dtype for x in (*pred, gt.boxes)}))
+        return assigner(priors, pred, gt)
 
     model.assigner = spy
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -247,10 +257,10 @@ def test_assignment_and_losses_are_float32_under_autocast():
 def test_count_is_logged_where_there_is_a_storage():
     model = tiny_yolox().train()
 
-    def assigner(priors, pred_boxes, *_):
-        matched_idxs = torch.full(pred_boxes.shape[:2], -1)
+    def assigner(priors, pred, gt):
+        matched_idxs = torch.full(pred.obj_logits.shape, -1)
         matched_idxs[0, :3] = 1
-        return Assignment(matched_idxs, torch.zeros(pred_boxes.shape[:2]))
+        return Assignment(matched_idxs, torch.zeros(pred.obj_logits.shape))
 
     model.assigner = assigner
     with EventStorage(19) as storage:
