@@ -75,6 +75,9 @@ class DenseDetector(_DenseDetector):
                 is evaluated without.
             channels_last: lay feature maps out as channels_last, which is as fast or faster; changes speed only.
         """
+        for name, thresh in (("test_score_thresh", test_score_thresh), ("test_nms_thresh", test_nms_thresh)):
+            if not 0 <= thresh <= 1:
+                raise ValueError(f"{name} is {thresh}; give a number from 0 to 1")
         super().__init__(
             fold_frozen_norms(backbone),
             head,

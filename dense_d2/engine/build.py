@@ -1,0 +1,60 @@
+"""Building what the sections of a config describe. A value that does not work is the user's to mend: an error names it."""
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import OmegaConf
+
+from ..errors import UserError
+
+__all__ = ["build", "build_hooks", "check_settings"]
+
+_LEAST = {
+    "max_iter": 1,
+    "log_period": 1,
+    "checkpointer.period": 1,
+    "checkpointer.max_to_keep": 1,
+    "eval_period": 0,
+    "clip_grad_norm": 0,
+}
+
+
+def build(section, name):
+    """Instantiates a section of the config.
+
+    Raises:
+        UserError: a constructor refuses a value (ValueError); `name` says in which section.
+    """
+    try:
+        return instantiate(section)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def build_hooks(cfg):
+    """The hooks of `train.hooks`."""
+    built = [build(hook, f"train.hooks.{name}") for name, hook in cfg.train.hooks.items()]
+    kinds = [type(hook).__qualname__ for hook in built]
+    if len(set(kinds)) < len(kinds):
+        raise UserError(
+            f"train.hooks holds {kinds}: of each kind one, since checkpoints keep their state by that name."
+        )
+    return built
+
+
+def check_settings(train):
+    """Checks what the engine itself reads of section `train`, before it matters.
+
+    Raises:
+        UserError: a number below the least that works, or a device that is not there.
+    """
+    for key, least in _LEAST.items():
+        value = OmegaConf.select(train, key)
+        if value is not None and value < least:
+            raise UserError(f"train.{key}={value}: give {least} or more.")
+    try:
+        torch.empty(0, device=train.device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"train.device={train.device} cannot be used: {reason} Give cuda, or cpu.") from error

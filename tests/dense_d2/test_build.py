@@ -1,0 +1,59 @@
+"""Values of the config that cannot work: one error that names the setting, before training starts."""
+
+from dense_d2.config import load_config
+from dense_d2.engine import LazyTrainer
+from dense_d2.engine.build import build, check_settings
+from dense_d2.errors import UserError
+
+import pytest
+from omegaconf import OmegaConf
+
+YOLOX = "configs/yolox/yolox_nano.py"
+
+
+def toy_config(toy_coco, folder, *overrides):
+    images, annotations = toy_coco
+    files = [f"dataset.{split}.{key}" for split in ("train", "test") for key in ("images", "annotations")]
+    data = [f"{key}={value}" for key, value in zip(files, (images, annotations) * 2)]
+    return load_config(YOLOX, [*data, "train.device=cpu", f"train.output_dir={folder}", *overrides])
+
+
+def test_a_value_that_a_constructor_refuses_is_an_error_of_its_section():
+    cfg = load_config(YOLOX, ["model.assigner.radius=-1"])
+    with pytest.raises(UserError, match="model: radius is -1"):
+        build(cfg.model, "model")
+
+
+@pytest.mark.parametrize("name", ["test_score_thresh", "test_nms_thresh"])
+@pytest.mark.parametrize("value", [-0.1, 2])
+def test_thresholds_are_from_0_to_1(name, value):
+    with pytest.raises(UserError, match=f"model: {name} is {value}; give a number from 0 to 1"):
+        build(load_config(YOLOX, [f"model.{name}={value}"]).model, "model")
+
+
+@pytest.mark.parametrize("key", ["max_iter", "log_period", "checkpointer.period", "checkpointer.max_to_keep"])
+def test_what_is_counted_from_1_is_not_0(key):
+    train = load_config(YOLOX, ["train.device=cpu"]).train
+    check_settings(train)
+    OmegaConf.update(train, key, 0)
+    with pytest.raises(UserError, match=f"train.{key}=0: give 1 or more"):
+        check_settings(train)
+
+
+def test_a_device_that_is_not_there_is_an_error():
+    with pytest.raises(UserError, match="train.device=gpu cannot be used.*Give cuda, or cpu"):
+        check_settings(load_config(YOLOX, ["train.device=gpu"]).train)
+
+
+@pytest.mark.parametrize("setting", ["total_batch_size=0", "num_workers=-1"])
+def test_settings_of_the_loader(toy_coco, tmp_path, setting):
+    cfg = toy_config(toy_coco, tmp_path, f"dataloader.train.{setting}")
+    with pytest.raises(UserError, match="dataloader.train: " + setting.replace("=", " is ")):
+        LazyTrainer.build_train_loader(cfg)
+
+
+def test_what_only_the_evaluation_reads_is_refused_before_training(toy_coco, tmp_path, monkeypatch):
+    cfg = toy_config(toy_coco, tmp_path, "dataloader.test.mapper.augmentations.0.size=-32")
+    monkeypatch.setattr(LazyTrainer, "build_model", lambda cfg: pytest.fail("too late"))
+    with pytest.raises(UserError, match="dataloader.test: size is -32"):
+        LazyTrainer(cfg)
