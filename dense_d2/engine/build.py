@@ -1,12 +1,15 @@
 """Building what the sections of a config describe. A value that does not work is the user's to mend: an error names it."""
 
+import contextlib
+
 import torch
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
 from ..errors import UserError
+from ..modeling.tta import MultiScaleTTA
 
-__all__ = ["build", "build_hooks", "check_settings"]
+__all__ = ["build", "build_hooks", "build_tta", "check_settings"]
 
 _LEAST = {
     "max_iter": 1,
@@ -24,12 +27,18 @@ def build(section, name):
     Raises:
         UserError: a constructor refuses a value (ValueError); `name` says in which section.
     """
-    try:
+    with _naming(name):
         return instantiate(section)
+
+
+@contextlib.contextmanager
+def _naming(section):
+    try:
+        yield
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{section}: {error}") from error
 
 
 def build_hooks(cfg):
@@ -41,6 +50,15 @@ def build_hooks(cfg):
             f"train.hooks holds {kinds}: of each kind one, since checkpoints keep their state by that name."
         )
     return built
+
+
+def build_tta(cfg, model):
+    """The model to evaluate: with multi-scale testing around it, if section `tta` asks for that."""
+    if not cfg.tta.enabled:
+        return model
+    options = {key: value for key, value in cfg.tta.items() if key != "enabled"}
+    with _naming("tta"):
+        return MultiScaleTTA(model, image_format=cfg.dataloader.test.mapper.image_format, **options)
 
 
 def check_settings(train):

@@ -25,9 +25,8 @@ from ..config import dump_config
 from ..datasets import check_name, translates_classes
 from ..evaluation import TimedModel, evaluate, float_results, write_results
 from ..modeling.fuse import fuse_conv_bn
-from ..modeling.tta import MultiScaleTTA
 from ..visualize import plot_training_curve, save_comparisons
-from .build import build, build_hooks, check_settings
+from .build import build, build_hooks, build_tta, check_settings
 from .hooks import SharedStatistics, evaluation_weights
 from .run_folder import checkpoint_to_evaluate, evaluation_folder, previous_seed, refuse_used_folder
 from .step import StepTrainer, amp_dtype
@@ -66,6 +65,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         for part in (self.build_test_loader, self.build_evaluator):
             part(cfg)  # what does not fit is an error now, not hours later
         model = self.build_model(cfg)
+        build_tta(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = _distributed(model, cfg)
@@ -206,9 +206,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         model = getattr(model, "module", model)
         if cfg.train.fuse_conv_bn:
             model = fuse_conv_bn(model)
-        if cfg.tta.enabled:
-            options = {key: value for key, value in cfg.tta.items() if key != "enabled"}
-            model = MultiScaleTTA(model, image_format=cfg.dataloader.test.mapper.image_format, **options)
+        model = build_tta(cfg, model)
         evaluator = evaluators or cls.build_evaluator(cfg)
         if getattr(evaluator, "needs_seconds", False):
             model = TimedModel(model)

@@ -52,8 +52,15 @@ def test_settings_of_the_loader(toy_coco, tmp_path, setting):
         LazyTrainer.build_train_loader(cfg)
 
 
-def test_what_only_the_evaluation_reads_is_refused_before_training(toy_coco, tmp_path, monkeypatch):
-    cfg = toy_config(toy_coco, tmp_path, "dataloader.test.mapper.augmentations.0.size=-32")
-    monkeypatch.setattr(LazyTrainer, "build_model", lambda cfg: pytest.fail("too late"))
-    with pytest.raises(UserError, match="dataloader.test: size is -32"):
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["dataloader.test.mapper.augmentations.0.size=-32"], "dataloader.test: size is -32"),
+        (["tta.enabled=true", "tta.min_sizes=[320,416]"], "tta: max_size has 5 values for 2 min_sizes"),
+    ],
+)
+def test_what_only_the_evaluation_reads_is_refused_before_training(toy_coco, tmp_path, monkeypatch, overrides, message):
+    cfg = toy_config(toy_coco, tmp_path, *overrides)
+    monkeypatch.setattr(LazyTrainer, "build_optimizer", lambda *args: pytest.fail("too late"))
+    with pytest.raises(UserError, match=message):
         LazyTrainer(cfg)
