@@ -25,7 +25,7 @@ def build(section, name):
     """Instantiates a section of the config.
 
     Raises:
-        UserError: a constructor refuses a value (ValueError); `name` says in which section.
+        UserError: a constructor refuses a value (ValueError), or a `_target_` does not exist; `name` says in which section.
     """
     with _naming(name):
         return instantiate(section)
@@ -37,7 +37,7 @@ def _naming(section):
         yield
     except UserError:
         raise
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise UserError(f"{section}: {error}") from error
 
 

@@ -18,10 +18,20 @@ def toy_config(toy_coco, folder, *overrides):
     return load_config(YOLOX, [*data, "train.device=cpu", f"train.output_dir={folder}", *overrides])
 
 
-def test_a_value_that_a_constructor_refuses_is_an_error_of_its_section():
-    cfg = load_config(YOLOX, ["model.assigner.radius=-1"])
-    with pytest.raises(UserError, match="model: radius is -1"):
-        build(cfg.model, "model")
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("model.assigner.radius=-1", "model: radius is -1"),
+        ("model.assigner._target_=yolox_d2.simota.SimOTTA", "model: .*'SimOTTA' is importable"),
+        ("model.test_topk_candidates=0", "model: test_topk_candidates is 0 and .*at least 1"),
+        ("model.max_detections_per_image=-1", "model: .*max_detections_per_image -1; give at least 1"),
+        ("model.pixel_mean=[0,0]", r"model: pixel_mean is \[0, 0\].*one number a channel"),
+        ("model.pixel_std=[1,0,1]", r"model: .*pixel_std \[1, 0, 1\].*above 0"),
+    ],
+)
+def test_a_value_that_a_constructor_refuses_is_an_error_of_its_section(override, message):
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        build(load_config(YOLOX, [override]).model, "model")
 
 
 @pytest.mark.parametrize("name", ["test_score_thresh", "test_nms_thresh"])

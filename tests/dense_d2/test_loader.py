@@ -202,7 +202,7 @@ def test_a_seed_is_needed(name, seed):
 
 def test_batch_size_must_fit_the_processes(name, monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
-    with pytest.raises(ValueError, match="total_batch_size is 2.*3 processes"):
+    with pytest.raises(ValueError, match="total_batch_size is 2.*number of processes, 3"):
         make_loader(name)
 
 
