@@ -282,4 +282,5 @@ def _suggest(key, candidates):
 
 def _sibling_files(path):
     folder = os.path.dirname(path) or "."
-    return [os.path.join(os.path.dirname(path), name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    paths = [os.path.join(os.path.dirname(path), name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    return [path for path in paths if os.path.isfile(path)]

@@ -75,4 +75,4 @@ def check_settings(train):
         torch.empty(0, device=train.device)
     except (AssertionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"train.device={train.device} cannot be used: {reason} Give cuda, or cpu.") from error
+        raise UserError(f"train.device={train.device} is not there ({reason}); give cuda on a GPU, else cpu") from error

@@ -51,7 +51,7 @@ def test_what_is_counted_from_1_is_not_0(key):
 
 
 def test_a_device_that_is_not_there_is_an_error():
-    with pytest.raises(UserError, match="train.device=gpu cannot be used.*Give cuda, or cpu"):
+    with pytest.raises(UserError, match="train.device=gpu is not there .*; give cuda on a GPU, else cpu"):
         check_settings(load_config(YOLOX, ["train.device=gpu"]).train)
 
 
