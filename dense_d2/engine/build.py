@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from ..errors import UserError
 from ..modeling.tta import MultiScaleTTA
 
-__all__ = ["build", "build_hooks", "build_tta", "check_settings"]
+__all__ = ["build", "build_hooks", "build_tta", "check_settings", "naming"]
 
 _LEAST = {
     "max_iter": 1,
@@ -27,12 +27,13 @@ def build(section, name):
     Raises:
         UserError: a constructor refuses a value (ValueError), or a `_target_` does not exist; `name` says in which section.
     """
-    with _naming(name):
+    with naming(name):
         return instantiate(section)
 
 
 @contextlib.contextmanager
-def _naming(section):
+def naming(section):
+    """Turns what a constructor raises inside into a UserError that names the section of the config."""
     try:
         yield
     except UserError:
@@ -57,7 +58,7 @@ def build_tta(cfg, model):
     if not cfg.tta.enabled:
         return model
     options = {key: value for key, value in cfg.tta.items() if key != "enabled"}
-    with _naming("tta"):
+    with naming("tta"):
         return MultiScaleTTA(model, image_format=cfg.dataloader.test.mapper.image_format, **options)
 
 

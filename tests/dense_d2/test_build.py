@@ -1,7 +1,8 @@
 """Values of the config that cannot work: one error that names the setting, before training starts."""
 
-from dense_d2.config import load_config
-from dense_d2.engine import LazyTrainer
+import yolox_d2  # noqa: F401  (its yacs keys)
+from dense_d2.config import ConfigError, load_config
+from dense_d2.engine import LazyTrainer, YacsTrainer
 from dense_d2.engine.build import build, check_settings
 from dense_d2.errors import UserError
 
@@ -74,3 +75,11 @@ def test_what_only_the_evaluation_reads_is_refused_before_training(toy_coco, tmp
     monkeypatch.setattr(LazyTrainer, "build_optimizer", lambda *args: pytest.fail("too late"))
     with pytest.raises(UserError, match=message):
         LazyTrainer(cfg)
+
+
+def test_values_of_a_yacs_file():
+    yaml = "configs/yacs/yolox.yaml"
+    with pytest.raises(UserError, match="MODEL: radius is -1"):
+        YacsTrainer.build_model(load_config(yaml, ["MODEL.DEVICE=cpu", "MODEL.YOLOX.CENTER_RADIUS=-1.0"]))
+    with pytest.raises(ConfigError, match="Type mismatch.*SOLVER.MAX_ITER"):
+        load_config(yaml, ["SOLVER.MAX_ITER=ten"])
