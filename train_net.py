@@ -26,7 +26,7 @@ def main(args):
     """What every process of the job runs. A user's mistake ends in a message, without a traceback."""
     try:
         return run(args)
-    except (UserError, FileExistsError, FileNotFoundError) as error:
+    except (UserError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         where = "" if comm.is_main_process() else f" in process {comm.get_rank()}"
         sys.exit(f"error{where}: {error}")
 

@@ -209,9 +209,11 @@ def check_before_training(cfg, splits=("train", "test")):
     if comm.is_main_process():
         try:
             _check_splits(cfg, splits)
+        except DatasetError as error:
+            verdict = str(error)
         except Exception as error:  # the other processes wait for the verdict below
             logger.debug("data check", exc_info=True)
-            verdict = str(error) if isinstance(error, DatasetError) else f"{type(error).__name__}: {error}"
+            verdict = f"{type(error).__name__}: {error}"
     verdict = comm.all_gather(verdict)[0]
     if verdict:
         raise DatasetError(verdict)

@@ -26,6 +26,10 @@ _PIXEL_SETTINGS = ("pixel_mean", "pixel_std", "input_format")
 _BOOKKEEPING = (*_PIXEL_SETTINGS, "loss_normalizer")
 # of Caffe2's ImageNet files: the classifier, and a bias of zeros before a norm
 _NO_TRUNK = re.compile(r"fc1000\.|stem\.conv1\.bias$")
+_OTHER_CLASSES = (
+    "To train on other classes, train.reinit_head=true starts the classification layer afresh and keeps the rest; "
+    "--eval-only and --resume need those of the file."
+)
 
 
 class DenseCheckpointer(DetectionCheckpointer):
@@ -104,7 +108,7 @@ class DenseCheckpointer(DetectionCheckpointer):
         if not reinit_head and stored and expected and list(stored) != list(expected):
             raise CheckpointError(
                 f"{path} was trained on {shorten(stored)} ({len(stored)} classes), the data has {shorten(expected)} "
-                f"({len(expected)}). train.reinit_head=true starts the classification layer afresh."
+                f"({len(expected)}). {_OTHER_CLASSES}"
             )
 
     def _load_weights(self, checkpoint, path, reinit_head, whole):
@@ -183,10 +187,7 @@ class DenseCheckpointer(DetectionCheckpointer):
             lines.append(f"  {len(shapes)} shapes differ: {shorten(shown)}")
         class_layers = tuple(getattr(self.model, "class_layers", ()))
         if shapes and not missing and not unexpected and all(key.startswith(class_layers) for key in shapes):
-            lines.append(
-                "  Only the layers that depend on the number of classes differ: "
-                "train.reinit_head=true starts them afresh and keeps the rest."
-            )
+            lines.append(f"  Only the layers that depend on the number of classes differ. {_OTHER_CLASSES}")
         else:
             lines.append("  Use the config the file was trained with.")
         return "\n".join(lines)

@@ -176,6 +176,8 @@ def _load_yacs(path, overrides):
         key = text.split(":")[-1].strip()
         hint = " Import the detector's package first if it is one of ours." if not _yacs_defaults else ""
         raise ConfigError(f"{path}: {text}.{_suggest(key, _yacs_keys(cfg))}{hint}") from error
+    except ValueError as error:  # yacs: a value of another type
+        raise ConfigError(f"{path}: {error}.") from error
     return cfg
 
 
@@ -282,4 +284,5 @@ def _suggest(key, candidates):
 
 def _sibling_files(path):
     folder = os.path.dirname(path) or "."
-    return [os.path.join(os.path.dirname(path), name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    paths = [os.path.join(os.path.dirname(path), name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    return [path for path in paths if os.path.isfile(path)]

@@ -80,12 +80,23 @@ class CopyPaste:
 
 def usable_mask(mask):
     """Args: mask: a COCO segmentation or None. Returns run lengths as they are, or the list of the polygons of at least
-    three points, which is empty where there is none. A single polygon may stand for a list of one."""
+    three points. It is empty where there is none, and for run lengths that do not fit their size. A single polygon may
+    stand for a list of one."""
     if isinstance(mask, dict):
-        return mask
+        return [] if _decode(mask) is None else mask
     if mask and isinstance(mask[0], (int, float)):
         mask = [mask]
     return [polygon for polygon in mask or () if len(polygon) >= 6 and len(polygon) % 2 == 0]
+
+
+def _decode(mask):
+    """The (H, W) mask of COCO run lengths, or None where they are damaged."""
+    try:
+        if isinstance(mask["counts"], list):
+            mask = rle.frPyObjects(mask, *mask["size"])
+        return rle.decode(mask)
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return None
 
 
 def _draw(mask, partner, placement, pasted):
@@ -96,9 +107,7 @@ def _draw(mask, partner, placement, pasted):
     if placement.flip:
         matrix[0] = -scale[0], 0, placement.jittered[1] - placement.corner[0]
     if isinstance(mask, dict):
-        if isinstance(mask["counts"], list):
-            mask = rle.frPyObjects(mask, *mask["size"])
-        full = rle.decode(mask)
+        full = _decode(mask)
         np.maximum(pasted, cv2.warpAffine(full, matrix, pasted.shape[::-1], flags=cv2.INTER_NEAREST), out=pasted)
         return
     polygons = [

@@ -17,6 +17,8 @@ PAD_VALUE = 114
 def as_size(size):
     """Args: a side or (height, width), in pixels. Returns (height, width)."""
     height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"size is {size}; give a side or (height, width), in pixels")
     return int(height), int(width)
 
 

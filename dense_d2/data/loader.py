@@ -137,7 +137,11 @@ def build_train_loader(
     if seed is None or seed < 0:
         raise ValueError(f"seed is {seed}; samples are drawn from (seed, epoch, index): give an integer >= 0")
     if total_batch_size < 1 or total_batch_size % world_size:
-        raise ValueError(f"total_batch_size is {total_batch_size}; it must be a multiple of the {world_size} processes")
+        raise ValueError(
+            f"total_batch_size is {total_batch_size}; give a multiple of the number of processes, {world_size}, above 0"
+        )
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}; give the loading processes, 0 to load in the main one")
     if getattr(composition, "needs_masks", False) and not keep_masks:
         raise ValueError("a step of the composition needs masks; set dataloader.train.keep_masks=true")
     records = _select(_load(dataset, keep_masks), dataset, filter_empty)

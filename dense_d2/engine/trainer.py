@@ -12,7 +12,6 @@ import platform
 import weakref
 
 import torch
-from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, create_ddp_model, default_setup, default_writers, hooks
 from detectron2.engine.train_loop import TrainerBase
@@ -24,11 +23,10 @@ from ..check_data import check_before_training
 from ..checkpoint import DenseCheckpointer
 from ..config import dump_config
 from ..datasets import check_name, translates_classes
-from ..errors import UserError
 from ..evaluation import TimedModel, evaluate, float_results, write_results
 from ..modeling.fuse import fuse_conv_bn
-from ..modeling.tta import MultiScaleTTA
 from ..visualize import plot_training_curve, save_comparisons
+from .build import build, build_hooks, build_tta, check_settings
 from .hooks import SharedStatistics, evaluation_weights
 from .run_folder import checkpoint_to_evaluate, evaluation_folder, previous_seed, refuse_used_folder
 from .step import StepTrainer, amp_dtype
@@ -64,7 +62,10 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         refuse_used_folder(cfg.train.output_dir, resume)
         check_before_training(cfg)
+        for part in (self.build_test_loader, self.build_evaluator):
+            part(cfg)  # what does not fit is an error now, not hours later
         model = self.build_model(cfg)
+        build_tta(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = _distributed(model, cfg)
@@ -95,6 +96,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         An evaluation inside the folder of a run writes to its subfolder `eval`.
         """
         train = cfg.train
+        check_settings(train)
         if args.eval_only:
             train.init_checkpoint = checkpoint_to_evaluate(train.init_checkpoint, train.output_dir, args.resume)
             train.output_dir = evaluation_folder(train.output_dir)
@@ -139,7 +141,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         """Timer, LR, the config's own hooks, checkpoint, evaluation, and last the writers, which see all the others' values."""
         train = self.cfg.train
         result = [hooks.IterationTimer(), hooks.LRScheduler()]
-        result += _build_config_hooks(self.cfg)
+        result += build_hooks(self.cfg)
         result.append(SharedStatistics(train.checkpointer.period, train.eval_period))
         if comm.is_main_process():
             period, keep = train.checkpointer.period, train.checkpointer.max_to_keep
@@ -167,7 +169,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        model = instantiate(cfg.model).to(cfg.train.device)
+        model = build(cfg.model, "model").to(cfg.train.device)
         count = sum(parameter.numel() for parameter in model.parameters())
         logger.info("%s with %.3f M parameters:\n%s", type(model).__name__, count / 1e6, model)
         return model
@@ -176,23 +178,23 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
     def build_optimizer(cls, cfg, model):
         optimizer = copy.deepcopy(cfg.optimizer)  # the model must not end up in the config that is saved
         optimizer.params.model = model
-        return instantiate(optimizer)
+        return build(optimizer, "optimizer")
 
     @classmethod
     def build_lr_scheduler(cls, cfg, optimizer):
-        return instantiate(cfg.lr_multiplier)
+        return build(cfg.lr_multiplier, "lr_multiplier")
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return instantiate(cfg.dataloader.train)
+        return build(cfg.dataloader.train, "dataloader.train")
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name=None):
-        return instantiate(cfg.dataloader.test)
+        return build(cfg.dataloader.test, "dataloader.test")
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name=None):
-        return instantiate(cfg.dataloader.evaluator)
+        return build(cfg.dataloader.evaluator, "dataloader.evaluator")
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
@@ -204,9 +206,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         model = getattr(model, "module", model)
         if cfg.train.fuse_conv_bn:
             model = fuse_conv_bn(model)
-        if cfg.tta.enabled:
-            options = {key: value for key, value in cfg.tta.items() if key != "enabled"}
-            model = MultiScaleTTA(model, image_format=cfg.dataloader.test.mapper.image_format, **options)
+        model = build_tta(cfg, model)
         evaluator = evaluators or cls.build_evaluator(cfg)
         if getattr(evaluator, "needs_seconds", False):
             model = TimedModel(model)
@@ -227,7 +227,7 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         checkpointer = DenseCheckpointer(model, meta=meta)
         rest = checkpointer.load(cfg.train.init_checkpoint, checkpointables=[], whole=True)
         states = rest.get("trainer", {}).get("hooks", {})
-        averages = _build_config_hooks(cfg)
+        averages = build_hooks(cfg)
         for hook in averages:
             if type(hook).__qualname__ in states:
                 hook.load_state_dict(states[type(hook).__qualname__])
@@ -288,13 +288,3 @@ def _distributed(model, cfg):
     on_cpu = torch.device(cfg.train.device).type == "cpu"
     device_ids = None if on_cpu else [torch.cuda.current_device()]
     return create_ddp_model(model, **{**cfg.train.ddp, "device_ids": device_ids})
-
-
-def _build_config_hooks(cfg):
-    built = [instantiate(hook) for hook in cfg.train.hooks.values()]
-    kinds = [type(hook).__qualname__ for hook in built]
-    if len(set(kinds)) < len(kinds):
-        raise UserError(
-            f"train.hooks holds {kinds}: of each kind one, since checkpoints keep their state by that name."
-        )
-    return built

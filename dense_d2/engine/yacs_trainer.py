@@ -11,6 +11,7 @@ from ..check_data import check_before_training
 from ..checkpoint import DenseCheckpointer
 from ..datasets import check_name
 from ..evaluation import FastCOCOEvaluator
+from .build import naming
 from .run_folder import checkpoint_to_evaluate, evaluation_folder, refuse_used_folder
 from .trainer import SavesOptimizer, checkpoint_meta
 
@@ -39,6 +40,11 @@ class YacsTrainer(SavesOptimizer, DefaultTrainer):
             refuse_used_folder(cfg.OUTPUT_DIR, args.resume)
         default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dense_d2")
+
+    @classmethod
+    def build_model(cls, cfg):
+        with naming("MODEL"):
+            return super().build_model(cfg)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

@@ -75,6 +75,19 @@ class DenseDetector(_DenseDetector):
                 is evaluated without.
             channels_last: lay feature maps out as channels_last, which is as fast or faster; changes speed only.
         """
+        for name, thresh in (("test_score_thresh", test_score_thresh), ("test_nms_thresh", test_nms_thresh)):
+            if not 0 <= thresh <= 1:
+                raise ValueError(f"{name} is {thresh}; give a number from 0 to 1")
+        if min(test_topk_candidates, max_detections_per_image) < 1:
+            raise ValueError(
+                f"test_topk_candidates is {test_topk_candidates} and max_detections_per_image {max_detections_per_image}; "
+                "give at least 1"
+            )
+        if len(pixel_mean) != len(pixel_std) or min(pixel_std) <= 0:
+            raise ValueError(
+                f"pixel_mean is {list(pixel_mean)} and pixel_std {list(pixel_std)}; give one number a channel, to the "
+                "latter above 0"
+            )
         super().__init__(
             fold_frozen_norms(backbone),
             head,

@@ -45,8 +45,10 @@ class MultiScaleTTA(nn.Module):
             image_format: channel order of the model, for images read from a file.
         """
         super().__init__()
-        if not min_sizes:
-            raise ValueError("min_sizes is empty; give at least one length of the shorter side, such as [800]")
+        if not min_sizes or min(min_sizes) < 1:
+            raise ValueError(
+                f"min_sizes is {list(min_sizes)}; give lengths of the shorter side in pixels, such as [800]"
+            )
         detector = getattr(model, "module", model)
         self.model = model
         max_sizes = [max_size] * len(min_sizes) if isinstance(max_size, int) else list(max_size)

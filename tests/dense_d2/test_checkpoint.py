@@ -210,7 +210,9 @@ def test_misfits_name_the_keys(tmp_path):
 def test_another_class_count_is_an_error_unless_asked_for(tmp_path):
     model, other = Detector(5), Detector(3)
     path = save({"model": model.state_dict()}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="train.reinit_head=true"):
+    with pytest.raises(
+        CheckpointError, match="train.reinit_head=true.*; --eval-only and --resume need those of the file"
+    ):
         DenseCheckpointer(other).load(path)
     fresh = other.head["score"].weight.clone()
     DenseCheckpointer(other).resume_or_load(path, resume=False, reinit_head=True)

@@ -156,3 +156,8 @@ def test_a_config_that_raises_leaves_the_import_system_alone(tmp_path):
     with pytest.raises(ZeroDivisionError):
         load_config(path)
     assert builtins.__import__ is before
+
+
+def test_a_folder_is_no_config_and_not_suggested_for_itself():
+    with pytest.raises(FileNotFoundError, match=r"No config file 'configs/yolox'\.$"):
+        load_config("configs/yolox")

@@ -197,6 +197,14 @@ def test_a_polygon_without_brackets_is_taken_and_a_bad_one_is_none():
     assert step(picture, lambda: partner, SIZE) is not picture  # a triangle
 
 
+@pytest.mark.parametrize("counts", ["abc", [3, 5000], [-3, 9], ["x"], None])
+def test_damaged_run_lengths_are_no_mask(counts):
+    np.random.seed(0)
+    picture, partner = square(), with_mask("rle")
+    partner.masks = [{"size": [48, 64], "counts": counts}]
+    assert CopyPaste(instance_prob=1)(picture, lambda: partner, SIZE) is picture
+
+
 def test_without_masks_nothing_is_pasted():
     picture, drawn = square(), []
     assert CopyPaste()(picture, lambda: drawn.append(0) or square(number=1), SIZE) is picture

@@ -163,5 +163,6 @@ def test_attributes_of_a_wrapped_model():
 def test_refuses_training_and_no_scale():
     with pytest.raises(RuntimeError, match="eval"):
         MultiScaleTTA(BrightBoxDetector(), [96], 1000).train()([record()])
-    with pytest.raises(ValueError, match="min_sizes is empty"):
-        MultiScaleTTA(BrightBoxDetector(), [], 1000)
+    for sizes in ([], [64, -64]):
+        with pytest.raises(ValueError, match="min_sizes is .*; give lengths of the shorter side"):
+            MultiScaleTTA(BrightBoxDetector(), sizes, 1000)
