@@ -25,7 +25,7 @@ def build(section, name):
     """Instantiates a section of the config.
 
     Raises:
-        UserError: a constructor refuses a value (ValueError), or a `_target_` does not exist; `name` says in which section.
+        UserError: a constructor refuses a value or an argument, or a `_target_` does not exist; `name` says in which section.
     """
     with naming(name):
         return instantiate(section)
@@ -38,7 +38,7 @@ def naming(section):
         yield
     except UserError:
         raise
-    except (ImportError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise UserError(f"{section}: {error}") from error
 
 
