@@ -225,9 +225,11 @@ def test_imagenet_trunks_fit(trunk, row):
     }
     state = meta(names)
     for prefix in ("", "backbone."):
-        renamed = from_imagenet(
-            {prefix + name: value for name, value in state.items() if not prefix or "fc." not in name}
-        )
+        # OpenMMLab's classifiers have their trunk under a name, and other layers beside it
+        file = {("head." if prefix and "fc." in name else prefix) + name: value for name, value in state.items()}
+        if prefix:
+            file["averaged"] = 0
+        renamed = from_imagenet(file)
         assert {name: tuple(value.shape) for name, value in renamed.items()} == expected
     assert from_mmdet(state) is None and from_imagenet({"backbone.bottom_up.res2.0.conv1.weight": 0}) is None
 
