@@ -210,7 +210,7 @@ def test_each_tensor_goes_to_its_place():
         "res4.7.convs.1.norm.bias": "layer3.7.bns.1.bias",
     }.items():
         assert from_mmdet(state)[f"backbone.bottom_up.{ours}"] is state[f"backbone.{theirs}"]
-    assert from_mmdet({"head.scales.0": 0}) is None
+    assert from_mmdet({"head.scales.0": 0}) is None and from_imagenet(state) is None
 
 
 @pytest.mark.parametrize("trunk, row", [(resnet, "vfnet_r50_1x"), (res2net, "vfnet_r2_101_dcn_ms_2x")])
