@@ -2,11 +2,11 @@ import json
 
 from dense_d2.config import load_config
 from dense_d2.modeling.frozen_norm import fold_frozen_norms
-from tools.analyze_model import analyze, main
+from tools.analyze_model import _test_size, analyze, main
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import get_cfg, instantiate
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
@@ -154,3 +154,4 @@ def test_yacs_files_are_counted_at_the_size_they_test_on(monkeypatch, capsys, na
     monkeypatch.setattr("tools.analyze_model.analyze", lambda *args: sizes.append(args[1:]) or analyze(args[0], 32, 32))
     main(["--config-file", f"configs/yacs/{name}.yaml"])
     assert sizes == [(size, size)] and f"{parameters}" in capsys.readouterr().out
+    assert _test_size(get_cfg()) == (800, 1088)  # 800 to 1333: one that COCO often has

@@ -67,6 +67,16 @@ def test_retinanet_of_table5(row, loss):
     assert [(g["lr"], g["weight_decay"]) for g in instantiate(cfg.optimizer).param_groups] == [(0.01, 1e-4)]
 
 
+@pytest.mark.parametrize("host", ["vfnet", "atss", "foveabox", "reppoints", "retinanet"])
+def test_class_layers_are_those_whose_size_follows_the_classes(host):
+    cfg, model = load(f"table5/{host}_focal")
+    cfg.model.num_classes = 7
+    with torch.device("meta"):
+        other = instantiate(cfg.model).state_dict()
+    depend = {name for name, value in model.state_dict().items() if value.shape != other[name].shape}
+    assert depend == {name for name in other if name.startswith(model.class_layers)} and len(depend) == 2
+
+
 @pytest.mark.parametrize("host", ["atss", "foveabox", "reppoints"])
 def test_configs_spell_out_the_defaults(host):
     model = OmegaConf.to_container(load_config(os.path.join(ROWS, f"table5/{host}_focal.py")).model, resolve=True)

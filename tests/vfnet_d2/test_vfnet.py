@@ -45,6 +45,7 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
 
     assert settings(model) == settings(lazy) and "box_loss_weight" in settings(lazy)
     assert settings(model.head) == settings(lazy.head) and settings(lazy.head)["gradient_mul"] == 0.1
+    assert row.model.head.prior_prob == cfg.MODEL.VFNET.PRIOR_PROB == 0.01
     assert vars(model.assigner) == vars(lazy.assigner) and vars(model.cls_loss) == vars(lazy.cls_loss)
     assert [type(m) for m in model.modules()] == [type(m) for m in lazy.modules()]
     strides = [[m.stride for m in x.modules() if isinstance(m, nn.Conv2d)] for x in (model, lazy)]
