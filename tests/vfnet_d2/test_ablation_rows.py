@@ -31,6 +31,12 @@ TABLE3 = {  # star convolution, refinement, centerness, loss, weight of the firs
     "full": (True, True, False, VarifocalLoss, 1.5),
 }
 
+TABLE5 = {  # loss and its options
+    "focal": (FocalLoss, dict(alpha=0.25, gamma=2.0)),
+    "quality_focal": (QualityFocalLoss, dict(beta=2.0)),
+    "varifocal": (VarifocalLoss, dict(alpha=0.75, gamma=2.0, iou_weighted=True)),
+}
+
 
 def load(row):
     cfg = load_config(os.path.join(ROWS, f"{row}.py"))
@@ -50,6 +56,17 @@ def test_table3(row):
     head = model.head
     found = (head.star_conv, head.refine, head.centerness, type(model.cls_loss), model.box_loss_weight)
     assert found == TABLE3[row]
+
+
+@pytest.mark.parametrize("row", TABLE5)
+def test_losses_and_thresholds_of_table5(row):
+    for host, nms_thresh in dict(vfnet=0.6, atss=0.6, foveabox=0.5, reppoints=0.5, retinanet=0.5).items():
+        model = load_config(os.path.join(ROWS, f"table5/{host}_{row}.py")).model
+        loss, options = TABLE5[row]
+        options = dict(alpha=0.4, gamma=1.5) if (host, row) == ("foveabox", "focal") else options
+        assert model.cls_loss == {"_target_": loss, **options}
+        found = (model.test_score_thresh, model.test_nms_thresh, model.test_topk_candidates)
+        assert found == (0.05, nms_thresh, 1000) and model.max_detections_per_image == 100
 
 
 @pytest.mark.parametrize(
