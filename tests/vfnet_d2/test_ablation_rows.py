@@ -67,6 +67,7 @@ def test_losses_and_thresholds_of_table5(row):
         assert model.cls_loss == {"_target_": loss, **options}
         found = (model.test_score_thresh, model.test_nms_thresh, model.test_topk_candidates)
         assert found == (0.05, nms_thresh, 1000) and model.max_detections_per_image == 100
+        assert model.pixel_mean == [123.675, 116.28, 103.53] and model.pixel_std == [58.395, 57.12, 57.375]
 
 
 @pytest.mark.parametrize(

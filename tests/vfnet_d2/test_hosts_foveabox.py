@@ -217,6 +217,7 @@ def test_autocast_keeps_losses_finite_and_float32(cls_loss):
     model = tiny_foveabox(cls_loss=cls_loss).train()
     model.head.conv_cls.bias.data.copy_(torch.tensor([0.0, 1e4, -1e4]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(ltrb.dtype == torch.float32 for ltrb in model.head(feature_maps()).ltrb)
         losses = model(batch(SOME, NONE))
     sum(losses.values()).backward()
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
