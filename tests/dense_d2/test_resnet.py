@@ -120,6 +120,14 @@ def test_deformable_block_runs_forwards_and_backwards(stride, dilation):
     assert all(p.grad is not None for p in block.parameters())
 
 
+def test_a_dilated_fifth_stage_keeps_its_stride():
+    with torch.device("meta"):
+        stages = make_resnet_stages(50, stride_in_1x1=False, res5_dilation=2)
+    convs = [[block.conv2 for block in stage] for stage in stages]
+    assert [row[0].stride for row in convs] == [(1, 1), (2, 2), (2, 2), (1, 1)]
+    assert [{conv.dilation for conv in row} for row in convs] == 3 * [{(1, 1)}] + [{(2, 2)}]
+
+
 def test_basic_blocks_cannot_be_deformable():
     assert [len(stage) for stage in make_resnet_stages(34)] == [3, 4, 6, 3]
     with pytest.raises(ValueError, match="deformable stages too start at depth 50"):
