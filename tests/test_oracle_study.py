@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 from dense_d2.config import load_config
 from dense_d2.data import DenseMapper, build_test_loader
@@ -176,6 +177,14 @@ class Opaque(DenseDetector):
 def test_a_detector_without_the_methods_is_an_error():
     with pytest.raises(UserError, match="Opaque lacks predict_dense, label_dense, select.* VFNet"):
         OracleStudy(Opaque())
+
+
+def test_a_dataset_without_boxes_is_an_error(toy_coco, tmp_path):
+    content = json.loads(pathlib.Path(toy_coco[1]).read_text())
+    del content["annotations"]
+    (tmp_path / "bare.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="has no annotations, and an oracle needs them"):
+        OracleEvaluator(register_coco(toy_coco[0], str(tmp_path / "bare.json")))
 
 
 CONFIG = "configs/vfnet/vfnet_thin_bccd.py"

@@ -76,7 +76,37 @@ def test_only_the_multi_scale_rows_draw_their_size():
         resize = [a for a in load(row).dataloader.train.mapper.augmentations if "short_edge" in a][0]
         edges = [480, 960] if "_ms_" in row else [500, 1400] if "vfnetx" in row else 800
         assert resize.short_edge == edges and resize.long_edge == ([750, 2100] if "vfnetx" in row else 1333)
-        assert load(row).dataloader.test.mapper.augmentations[0].short_edge == 800
+        (test,) = load(row).dataloader.test.mapper.augmentations
+        assert (test.short_edge, test.long_edge) == (800, 1333)
+
+
+def test_recipe():
+    cfg = load("vfnet_r50_1x")
+    assert cfg.train.eval_period == cfg.train.checkpointer.period == 7330
+    flip = instantiate(cfg.dataloader.train.mapper.augmentations[-1])
+    assert flip.horizontal and not flip.vertical and flip.prob == 0.5
+    passes = sorted(zip(cfg.tta.max_size, cfg.tta.min_sizes))
+    assert passes == [(1200, 800), (1300, 900), (1500, 1000), (1600, 1200)] and cfg.tta.flip
+
+    cfg = load("vfnetx_r2_101_dcn_59e")
+    crop, _, holes, flip = cfg.dataloader.train.mapper.augmentations
+    assert crop.prob == 0.5 and crop.tfm_or_aug.crop_type == "relative_range"
+    assert crop.tfm_or_aug.crop_size == [0.75, 0.75] and (holes.num_holes, holes.prob) == ([5, 10], 0.5)
+    assert flip.horizontal and cfg.model.soft_nms and cfg.model.test_nms_thresh == 0.65
+    assert cfg.model.backbone.norm == "GN"
+
+
+def test_trunks_start_from_the_weights_of_their_own_kind():
+    files = {
+        "_r50_": "torchvision/R-50.pkl",
+        "_r101_": "resnet101-63fe2227.pth",
+        "_x101_32x4d_": "resnext101_32x4d-a5af3160.pth",
+        "_x101_64x4d_": "resnext101_64x4d-ee2c6f71.pth",
+        "_r2_101_": "res2net101_v1d_26w_4s_mmdetv2-f0a600f9.pth",
+    }
+    for row in SIZES:
+        kind = "59e" if row.endswith("59e") else next(kind for kind in files if kind in row)
+        assert load(row).train.init_checkpoint.endswith({**files, "59e": "vfnetx_r2_101_dcn_41e/model_final.pth"}[kind])
 
 
 def test_vfnetx_reads_and_augments(toy_coco):

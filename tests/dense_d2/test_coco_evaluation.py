@@ -115,7 +115,7 @@ def test_pycocotools_is_called_as_its_authors_do():
 
 @pytest.mark.parametrize("backend", available_backends())
 def test_untidy_files(backend):
-    """Ids from 0, missing area and iscrowd, image names as ids and an annotation of no image change nothing."""
+    """Ids from 0, missing area and iscrowd, image names as ids in any order and an annotation of no image change nothing."""
     truth, detections = random_case(3, num_images=5)
     for x in truth["annotations"]:
         x.update(area=x["bbox"][2] * x["bbox"][3], iscrowd=0)
@@ -130,6 +130,7 @@ def test_untidy_files(backend):
         x["image_id"] = f"img{x['image_id']:03d}"
     for x in truth["images"]:
         x["id"] = f"img{x['id']:03d}"
+    truth["images"].reverse()
     np.testing.assert_array_equal(coco_numbers(truth, detections, backend).stats, expected)
 
 
@@ -154,8 +155,10 @@ def test_lines_are_those_of_pycocotools(capsys):
 
 def test_auto_takes_the_fastest_and_unknown_is_an_error(register):
     assert available_backends()[-1] == "pycocotools"
+    name = register(dataset(1, []), ["class1"])
+    assert FastCOCOEvaluator(name)._backend == available_backends()[0]
     with pytest.raises(ValueError, match="nonsense.*installed are"):
-        FastCOCOEvaluator(register(dataset(1, []), ["class1"]), backend="nonsense")
+        FastCOCOEvaluator(name, backend="nonsense")
 
 
 def test_a_dataset_without_files_or_unknown_is_a_users_error(register, tmp_path):
@@ -243,6 +246,14 @@ def test_no_detection_is_zero_and_says_so(register, caplog):
     assert results["bbox"]["AP"] == 0 and results["bbox"]["AP-a"] == 0
     assert np.isnan(results["bbox"]["AP-b"]) and np.isnan(results["bbox"]["APl"])
     assert "No detections at all in 2 images" in caplog.text
+
+
+def test_without_annotations_only_the_detections_are_written(register, tmp_path):
+    truth = dataset(1, [], num_classes=1)
+    del truth["annotations"]
+    evaluator = FastCOCOEvaluator(register(truth, ["cell"]), output_dir=str(tmp_path))
+    assert run(evaluator, [1], [[[10, 10, 60, 60]]], [[0.9]], [[0]]) == {}
+    assert len(json.loads((tmp_path / "coco_instances_results.json").read_text())) == 1
 
 
 def test_class_beyond_the_data_is_an_error(register):

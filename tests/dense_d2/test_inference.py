@@ -73,7 +73,7 @@ def test_seconds_are_per_image(monkeypatch):
         return {}
 
     monkeypatch.setattr("dense_d2.evaluation.inference.inference_on_dataset", loop)
-    speed = evaluate(Model(), loader(3, batch_size=4))["speed"]
+    speed = evaluate(Model(), loader(3, batch_size=4) + loader(1))["speed"]
     assert (speed["batch_size"], speed["seconds_per_image"], speed["fps"]) == (4, 0.2, 5.0)
     assert speed["num_devices"] == 2
 
@@ -120,6 +120,7 @@ def test_write_results(tmp_path):
     path = tmp_path / "new" / "results.json"
     nested = {"bbox": {"AP": 37.5, "APs": float("nan"), "n": np.int64(3), "x": np.float32(0.5)}, "list": (1, math.inf)}
     write_results(str(path), nested, iteration=7, tensor=torch.tensor([1.0, -math.inf]))
+    assert path.stat().st_mode & 0o777 == 0o644
     assert json.loads(path.read_text()) == {
         "bbox": {"AP": 37.5, "APs": None, "n": 3, "x": 0.5},
         "list": [1, None],

@@ -6,7 +6,7 @@ from dense_d2.modeling.res2net import DeepStem, Res2NetBlock, build_res2net_back
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling.backbone import ResNet
 from torch import nn
 from torch.nn import functional as F
@@ -35,6 +35,20 @@ def test_block(is_first, stride):
     else:
         expected = F.relu(expected + x)
     torch.testing.assert_close(block(x), expected)
+
+
+def test_deformable_block():
+    blocks = []
+    for deform in (True, False):
+        torch.manual_seed(0)
+        blocks.append(Res2NetBlock(6, 12, width=3, stride=2, is_first=True, deform=deform, norm="BN").eval())
+    block, plain = blocks
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(block.convs, plain.convs))
+    plain.load_state_dict(block.state_dict(), strict=False)
+    for conv in block.convs:
+        nn.init.constant_(conv.conv_offset.bias[18:], 100.0)  # masks of 1: the plain block
+    x = torch.randn(1, 6, 7, 9)
+    torch.testing.assert_close(block(x), plain(x))
 
 
 def test_stem():
@@ -72,5 +86,6 @@ def test_from_yacs():
         model = build_res2net_backbone(cfg, ShapeSpec(channels=3))
     assert model.output_shape() == {"res4": ShapeSpec(channels=1024, stride=16)}
     assert "res3.0.convs.0.conv_offset.weight" in model.state_dict()
+    assert isinstance(model.res2[0].conv1.norm, FrozenBatchNorm2d) and model.res3[0].conv1.weight.requires_grad
     with pytest.raises(ValueError, match="depth is 18"):
         make_res2net_stages(18)

@@ -57,6 +57,7 @@ def test_statistics_stay_and_affine_learns(is_folded):
     model = nn.Sequential(Conv2d(3, 4, 1, bias=False, norm=StatFrozenBN(4)))
     model = fold_frozen_norms(model) if is_folded else model
     assert (type(model[0]) is Conv2d) != is_folded
+    assert not model[0].norm.training
     norm, plain = model.train()[0].norm, nn.BatchNorm2d(4).eval()
     for name, value in norm.state_dict().items():
         nn.init.uniform_(value, 0.5, 2) if value.is_floating_point() else value.fill_(7)
@@ -102,10 +103,14 @@ def test_deformable_resnext_has_detectron2s_names_and_shapes():
     assert {"res3.0.conv2.norm.weight", "res3.0.conv1.norm.bias", "res5.2.conv2.weight"} <= trained
 
 
-def test_deformable_block_runs_forwards_and_backwards():
+@pytest.mark.parametrize("stride, dilation", [(2, 1), (1, 2)])
+def test_deformable_block_runs_forwards_and_backwards(stride, dilation):
+    options = dict(bottleneck_channels=8, stride=stride, dilation=dilation, num_groups=2, norm=StatFrozenBN)
     torch.manual_seed(0)
-    block = DeformBottleneckBlock(8, 16, bottleneck_channels=8, stride=2, num_groups=2, norm=StatFrozenBN)
-    plain = BottleneckBlock(8, 16, bottleneck_channels=8, stride=2, num_groups=2, norm=StatFrozenBN)
+    block = DeformBottleneckBlock(8, 16, **options)
+    torch.manual_seed(0)
+    plain = BottleneckBlock(8, 16, **options)
+    assert torch.equal(block.conv2.weight, plain.conv2.weight)
     plain.load_state_dict(block.state_dict(), strict=False)
     with torch.no_grad():
         block.conv2.conv_offset.bias[18:] = 100.0  # masks of 1: the plain block
@@ -115,6 +120,15 @@ def test_deformable_block_runs_forwards_and_backwards():
     assert all(p.grad is not None for p in block.parameters())
 
 
+def test_a_dilated_fifth_stage_keeps_its_stride():
+    with torch.device("meta"):
+        stages = make_resnet_stages(50, stride_in_1x1=False, res5_dilation=2)
+    convs = [[block.conv2 for block in stage] for stage in stages]
+    assert [row[0].stride for row in convs] == [(1, 1), (2, 2), (2, 2), (1, 1)]
+    assert [{conv.dilation for conv in row} for row in convs] == 3 * [{(1, 1)}] + [{(2, 2)}]
+
+
 def test_basic_blocks_cannot_be_deformable():
+    assert [len(stage) for stage in make_resnet_stages(34)] == [3, 4, 6, 3]
     with pytest.raises(ValueError, match="deformable stages too start at depth 50"):
         make_resnet_stages(18, deform_on_per_stage=[False, False, False, True])

@@ -84,7 +84,7 @@ def batch(*annotations, sizes=((96, 128), (64, 96), (96, 128))):
 
 @pytest.mark.parametrize("kind, beta", BOX_LOSSES)
 def test_losses_and_gradients_are_detectron2s(kind, beta):
-    options = dict(box_reg_loss_type=kind, smooth_l1_beta=beta)
+    options = dict(box_reg_loss_type=kind, smooth_l1_beta=beta, focal_loss_alpha=0.3, focal_loss_gamma=1.5)
     ours, theirs = tiny(**options).train(), tiny(RetinaNet, **options).train()
     with EventStorage():
         for annotations in ((SOME, NONE, SMALL), (NONE, NONE, NONE), (SOME, SMALL, SOME)):  # the average moves along
@@ -108,7 +108,10 @@ def rows(instances):
 
 
 def test_detections_are_detectron2s():
-    for options in (dict(), dict(test_score_thresh=0.23), dict(test_score_thresh=0.9), dict(test_topk_candidates=7)):
+    for options in (
+        *(dict(), dict(test_score_thresh=0.23), dict(test_score_thresh=0.9), dict(test_topk_candidates=7)),
+        *(dict(test_nms_thresh=0.2), dict(max_detections_per_image=3)),
+    ):
         # channels_last would round differently, and let close scores change places
         models = tiny(channels_last=False, **options), tiny(RetinaNet, **options)
         outputs = [model.eval()(batch(NONE, NONE)) for model in models]
@@ -209,6 +212,8 @@ def test_padding_takes_no_part_where_asked_for():
     assert torch.equal(labels[1][inside[1]], everywhere[1][inside[1]])
     model.cls_loss = lambda logits, found, quality: logits.sum() * torch.equal(found, labels)
     assert model(inputs)["loss_cls"] != 0
+    model.anchor_generator.strides = [64]  # a cell that the image covers in part is its own
+    assert model._in_image([torch.zeros(1, 8, 2, 3)], [(50, 70)]).tolist() == [[True] * 4 + [False] * 8]
 
 
 def test_the_best_anchor_of_a_box_may_overlap_another_more():
@@ -218,6 +223,8 @@ def test_the_best_anchor_of_a_box_may_overlap_another_more():
         matched, labels = matcher(**options)(iou)
         assert matched.tolist() == expected and labels.tolist() == [1, 1, 0, -1]
         assert [x.shape for x in matcher(**options)(iou[:0])] == [(4,), (4,)]
+    options.update(allow_low_quality_matches=False)
+    assert BestOfBoxMatcher(**options)(iou)[0].tolist() == [0, 0, 0, 0]
 
 
 def test_losses_are_float32_under_autocast():

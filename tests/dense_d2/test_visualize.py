@@ -53,6 +53,15 @@ def test_boxes_are_drawn_where_they_are():
     assert not image.any()  # the caller's image is left alone
 
 
+def test_labels(monkeypatch):
+    labels = []
+    monkeypatch.setattr(visualize, "draw_boxes", lambda *args: labels.append(args[3]) or drawing.draw_boxes(*args))
+    box, image = [40, 100, 120, 200], np.zeros((320, 320, 3), dtype=np.uint8)
+    there = truth([box, box], [0, 1], gt_crowd=torch.tensor([False, True]))
+    draw_comparison(image, there, found([box, box, box], [0.4, 0.9, 0.2], [1, 2, 0]), "abc")
+    assert labels == [["a", "b (crowd)"], ["c 0.90", "b 0.40"]]
+
+
 @pytest.mark.parametrize("size, panel", [((30, 40), (480, 640)), ((2000, 1000), (640, 320)), ((1, 300), (2, 640))])
 def test_any_size_and_nothing_in_it(size, panel):
     image = np.full((*size, 3), 90, dtype=np.uint8)
@@ -66,7 +75,7 @@ def registered(tmp_path):
     records = []
     for index in range(5):
         path = tmp_path / f"{index}.png"
-        Image.new("RGB", (320, 320)).save(path)
+        Image.new("RGB", (320, 320), (0, 0, 128)).save(path)
         box = {"bbox": [40, 100, 80, 100], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": index % 2}
         records.append({"file_name": str(path), "image_id": index + 10, "annotations": [box] if index < 4 else []})
     name = f"visualize_test_{tmp_path}"
@@ -89,6 +98,7 @@ def test_save_comparisons(registered, tmp_path, as_file):
     paths = save_comparisons(registered, results, str(tmp_path / "out"), count=3)
     assert [pathlib.Path(p).name for p in paths] == ["00_0.png", "01_2.png", "02_4.png"]
     left, right = panels(np.asarray(Image.open(paths[1])))
+    assert left[-1, -1].tolist() == [0, 0, 128]
     assert extent(left, 0)[2:] == pytest.approx([120, 200], abs=1.5)
     assert extent(right, 2)[2:] == pytest.approx([280, 300], abs=1.5) and extent(right, 0) is None
     assert len(save_comparisons(registered, results, str(tmp_path / "out"), count=50)) == 5
@@ -103,10 +113,10 @@ def test_read_metrics_of_a_resumed_run(tmp_path):
     path = write_metrics(
         tmp_path / "metrics.json",
         [
-            {"iteration": 19, "total_loss": 5.0},
+            {"iteration": 19, "total_loss": 5.0, "lr": float("nan")},
             {"iteration": 39, "total_loss": 4.0, "bbox/AP": 10.0},
             {"iteration": 30, "other": 1.0},  # an older iteration in a later line is not a resumption
-            {"iteration": 59, "total_loss": 3.0, "lr": float("nan"), "ema/bbox/AP": 9.0},
+            {"iteration": 59, "total_loss": 3.0, "ema/bbox/AP": 9.0},
             {"iteration": 45, "total_loss": 3.5},  # resumed at 40: what came after is history
             {"iteration": 59, "total_loss": 3.1},
             {"iteration": 59, "total_loss": 2.9},
@@ -114,9 +124,10 @@ def test_read_metrics_of_a_resumed_run(tmp_path):
         ],
     )
     with open(path, "a") as f:
-        f.write('{"iteration": 79, "total_lo')
+        f.write('{"iteration": 79, "total_lo{"iteration": 79, "total_loss": 2.8}\n')  # cut off, and resumed
+        f.write('{"iteration": 99, "total_loss": 2.7}\n{"iteration": 119, "total_lo')
     assert read_metrics(path) == {
-        "total_loss": [(19, 5.0), (39, 4.0), (45, 3.5), (59, 2.9)],
+        "total_loss": [(19, 5.0), (39, 4.0), (45, 3.5), (59, 2.9), (99, 2.7)],
         "bbox/AP": [(39, 10.0)],
         "other": [(30, 1.0)],
     }
@@ -131,13 +142,8 @@ def test_training_curve_has_a_panel_for_what_is_there(tmp_path):
         assert plot_training_curve(write_metrics(tmp_path / "metrics.json", lines), str(target))
         widths.append(Image.open(target).width)
     assert widths[0] == pytest.approx(3 * widths[2], abs=2) and widths[1] == pytest.approx(2 * widths[2], abs=2)
-    assert [
-        n for n in ("bbox/AP", "bbox_ema/AP", "coco/bbox/AP50", "bbox/AP-star", "AP") if visualize._is_summary_ap(n)
-    ] == [
-        "bbox/AP",
-        "bbox_ema/AP",
-        "coco/bbox/AP50",
-    ]
+    names = ["bbox/AP", "bbox_ema/AP", "coco/bbox/AP50", "bbox/AP-star", "AP", "segm/AP"]
+    assert [name for name in names if visualize._is_summary_ap(name)] == names[:3]
 
 
 def test_no_curve_without_data(tmp_path, caplog):

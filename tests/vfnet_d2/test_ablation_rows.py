@@ -31,6 +31,12 @@ TABLE3 = {  # star convolution, refinement, centerness, loss, weight of the firs
     "full": (True, True, False, VarifocalLoss, 1.5),
 }
 
+TABLE5 = {  # loss and its options
+    "focal": (FocalLoss, dict(alpha=0.25, gamma=2.0)),
+    "quality_focal": (QualityFocalLoss, dict(beta=2.0)),
+    "varifocal": (VarifocalLoss, dict(alpha=0.75, gamma=2.0, iou_weighted=True)),
+}
+
 
 def load(row):
     cfg = load_config(os.path.join(ROWS, f"{row}.py"))
@@ -52,6 +58,18 @@ def test_table3(row):
     assert found == TABLE3[row]
 
 
+@pytest.mark.parametrize("row", TABLE5)
+def test_losses_and_thresholds_of_table5(row):
+    for host, nms_thresh in dict(vfnet=0.6, atss=0.6, foveabox=0.5, reppoints=0.5, retinanet=0.5).items():
+        model = load_config(os.path.join(ROWS, f"table5/{host}_{row}.py")).model
+        loss, options = TABLE5[row]
+        options = dict(alpha=0.4, gamma=1.5) if (host, row) == ("foveabox", "focal") else options
+        assert model.cls_loss == {"_target_": loss, **options}
+        found = (model.test_score_thresh, model.test_nms_thresh, model.test_topk_candidates)
+        assert found == (0.05, nms_thresh, 1000) and model.max_detections_per_image == 100
+        assert model.pixel_mean == [123.675, 116.28, 103.53] and model.pixel_std == [58.395, 57.12, 57.375]
+
+
 @pytest.mark.parametrize(
     "row, loss", [("focal", FocalLoss), ("quality_focal", QualityFocalLoss), ("varifocal", VarifocalLoss)]
 )
@@ -65,6 +83,16 @@ def test_retinanet_of_table5(row, loss):
     assert cfg.dataloader.test.mapper.image_format == model.input_format == "RGB"
     cfg.optimizer.params.model = model
     assert [(g["lr"], g["weight_decay"]) for g in instantiate(cfg.optimizer).param_groups] == [(0.01, 1e-4)]
+
+
+@pytest.mark.parametrize("host", ["vfnet", "atss", "foveabox", "reppoints", "retinanet"])
+def test_class_layers_are_those_whose_size_follows_the_classes(host):
+    cfg, model = load(f"table5/{host}_focal")
+    cfg.model.num_classes = 7
+    with torch.device("meta"):
+        other = instantiate(cfg.model).state_dict()
+    depend = {name for name, value in model.state_dict().items() if value.shape != other[name].shape}
+    assert depend == {name for name in other if name.startswith(model.class_layers)} and len(depend) == 2
 
 
 @pytest.mark.parametrize("host", ["atss", "foveabox", "reppoints"])

@@ -52,7 +52,7 @@ def squares(*boxes):
     return torch.tensor([[x - s / 2, y - s / 2, x + s / 2, y + s / 2] for x, y, s in boxes])
 
 
-@pytest.mark.parametrize("topk", [9, 4, 1])
+@pytest.mark.parametrize("topk", [9, 2, 1])
 def test_same_as_the_plain_loop(topk):
     sizes = [(150, 260), (224, 130), (60, 70), (224, 260)]
     grid = make_grid(sizes)
@@ -168,6 +168,13 @@ def test_ignored_regions():
     expected[8, 8] = False
     assert torch.equal(matched == IGNORED, expected)
     assert torch.equal(matched == 0, ATSSAssigner(anchor_scale=2)(grid, [box]).view(16, 16) == 0)
+    # not exactly half
+    matched = assigner(grid, [box], [torch.tensor([[64.0, 64, 128, 128]])])
+    assert (matched == IGNORED).sum() == 7 * 7
+    # where the nearest locations are ignored, the nearest of the others
+    assigner = ATSSAssigner(topk=1, anchor_scale=2, ignore_iof_thresh=0.5)
+    matched = assigner(grid, [squares((65, 64, 80))], [squares((64, 64, 40))]).view(16, 16)
+    assert (matched == 0).nonzero().tolist() == [[8, 11]] and (matched == IGNORED).sum() == 5 * 5
     # the box's own locations stay foreground where it has no others
     everything = torch.tensor([[-100.0, -100, 300, 300]])
     tiny = make_grid([(32, 32)], strides=(16,))

@@ -26,6 +26,10 @@ def test_of_several_boxes_the_smallest():
     assert matched.tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     flipped = FCOSAssigner(**ONE_LEVEL)(grid_of(32, 32), [boxes.flip(0)]).view(4, 4)
     assert torch.equal(flipped, 1 - matched)
+    # by area: the long one has 32 * 10 square pixels, the other 20 * 20
+    boxes = torch.tensor([[0.0, 0, 32, 10], [0.0, 0, 20, 20]])
+    matched = FCOSAssigner(**ONE_LEVEL)(grid_of(32, 32), [boxes]).view(4, 4)
+    assert matched.tolist() == [[0, 0, 0, 0], [1, 1, -1, -1], [-1] * 4, [-1] * 4]
 
 
 def test_ranges_include_both_ends():
@@ -44,7 +48,7 @@ def test_ranges_include_both_ends():
 def test_default_ranges_put_sizes_on_levels():
     grid = grid_of(1024, 1024, strides=(8, 16, 32, 64, 128))
     first = torch.tensor([0, *grid.num_points]).cumsum(0)
-    for half, level in ((40, 0), (100, 1), (200, 2), (400, 3), (512, 4)):
+    for half, level in ((40, 0), (100, 1), (200, 2), (400, 3), (512, 4), (2000, 4)):
         box = torch.tensor([[512.0 - half, 512 - half, 512 + half, 512 + half]])
         matched = FCOSAssigner()(grid, [box])[0]
         inner = (grid.points - 512).abs().amax(dim=1) < 0.2 * half

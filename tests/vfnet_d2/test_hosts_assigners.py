@@ -69,6 +69,9 @@ def test_candidates_by_their_overlap():
     # the best of a box are its own however bad
     (matched,) = MaxIoUAssigner()(candidates[:, 3:5], valid[:, 3:5], [gt[:1]])
     assert matched.tolist() == [0, BACKGROUND]
+    # and those outside of the image do not compete
+    (matched,) = MaxIoUAssigner()(candidates[:, [3, 4, 6]], valid[:, [3, 4, 6]], [gt[:1]])
+    assert matched.tolist() == [0, BACKGROUND, IGNORED]
     (matched,) = MaxIoUAssigner(min_best_iou=0.45)(candidates[:, 3:5], valid[:, 3:5], [gt[:1]])
     assert matched.tolist() == [IGNORED, BACKGROUND]
 

@@ -168,6 +168,7 @@ def test_autocast_keeps_losses_finite_and_float32(cls_loss):
     model = tiny_atss(cls_loss=cls_loss).train()
     model.head.atss_reg.bias.data.copy_(torch.tensor([0.0, 0.0, 1e4, -1e4]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(ltrb.dtype == torch.float32 for ltrb in model.head(feature_maps()).ltrb)
         losses = model(batch(SOME, NONE))
     sum(losses.values()).backward()
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
@@ -227,5 +228,6 @@ def test_rows_differ_in_the_loss(row, loss):
         assert model.head_in_features == ["p3", "p4", "p5", "p6", "p7"]
         assert model.backbone.top_block.relu_before_p7 == (host == "vfnet")
         cfg.optimizer.params.model = model
-        assert max(group["lr"] for group in instantiate(cfg.optimizer).param_groups) == rate
+        groups = instantiate(cfg.optimizer).param_groups
+        assert max(group["lr"] for group in groups) == rate and len(groups) == (1 if host == "atss" else 2)
         assert cfg.lr_multiplier.warmup_factor == warmup

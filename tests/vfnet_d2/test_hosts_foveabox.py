@@ -81,6 +81,7 @@ def test_a_fovea_between_the_middles_of_cells():
     assert cells([[12.0, 12, 16, 16]]) == {}
     # but beyond the middles at the border of the map it is the cell at the border, as released
     assert cells([[0.0, 0, 4, 4]]) == {0: {3: [(0, 0)]}}
+    assert cells([[125.0, 125, 128, 128]]) == {0: {3: [(15, 15)]}}
 
 
 def test_images_of_a_batch_and_errors():
@@ -107,6 +108,7 @@ def test_shapes_and_start_of_the_head():
         assert predictions.ltrb[i].shape == (2, 4, *x.shape[2:])
         assert predictions.logits[i].sigmoid().mean().item() == pytest.approx(0.01, rel=0.05)
         assert (predictions.ltrb[i] / base - 1).abs().max() < 0.2
+    assert all((tower(features[0]) >= 0).all() for tower in (head.cls_convs, head.reg_convs))
     head.conv_reg.bias.data.fill_(0.6931472)
     torch.testing.assert_close(head(features).ltrb[2], 2 * predictions.ltrb[2])
     head.reg_convs[0].conv.weight.data.neg_()
@@ -187,10 +189,11 @@ def test_quality_is_that_of_the_box_cut_to_its_own_image_and_never_0():
     model = tiny_foveabox(cls_loss=lambda *args: seen.append(args[2]) or args[0].sum())
     points, units, labels = torch.zeros(1, 2) + 8, torch.tensor([16.0]), torch.tensor([[0], [0], [3]])
     gt_boxes = torch.tensor([[[0.0, 0, 16, 16]], [[0.0, 0, 16, 16]], [[0.0, 0, 0, 0]]])
-    ltrb = torch.full((3, 1, 4), 24.0)
+    ltrb = torch.full((3, 1, 4), 24.0, requires_grad=True)
     model.losses(points, units, torch.zeros(3, 1, 3), ltrb, labels, gt_boxes, [(17, 33), (17, 17), (17, 17)])
     # 32 by 16 pixels are left of the first, 16 by 16 of the second
     torch.testing.assert_close(seen[0], torch.tensor([[0.5], [1.0], [0.0]]))
+    assert not seen[0].requires_grad
     model.losses(points, units, torch.zeros(3, 1, 3), ltrb, labels, gt_boxes + 100, [(17, 17)] * 3)
     torch.testing.assert_close(seen[1], torch.tensor([[1e-6], [1e-6], [0.0]]), rtol=1e-5, atol=0)
 
@@ -214,6 +217,7 @@ def test_autocast_keeps_losses_finite_and_float32(cls_loss):
     model = tiny_foveabox(cls_loss=cls_loss).train()
     model.head.conv_cls.bias.data.copy_(torch.tensor([0.0, 1e4, -1e4]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(ltrb.dtype == torch.float32 for ltrb in model.head(feature_maps()).ltrb)
         losses = model(batch(SOME, NONE))
     sum(losses.values()).backward()
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())

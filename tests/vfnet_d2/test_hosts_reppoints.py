@@ -87,6 +87,21 @@ def test_every_tap_looks_at_its_point():
     assert y[0, 0, :2, :3].tolist() == [[7, 8, 9], [12, 13, 14]]  # one down, two to the right
 
 
+def test_head_step_by_step():
+    head, x = tiny_head(), torch.randn(1, 32, 4, 5)
+    for weight in (p for p in head.parameters() if p.ndim == 4):
+        torch.nn.init.normal_(weight, std=0.1)
+    predictions = head([x] * 5)
+    cls_features, reg_features = head.cls_convs(x), head.reg_convs(x)
+    points = head.reppoints_pts_init_out(head.reppoints_pts_init_conv(reg_features).relu())
+    offsets = points_to_offsets(points, 3)
+    logits = head.reppoints_cls_out(head.reppoints_cls_conv(cls_features, offsets).relu())
+    moved = head.reppoints_pts_refine_out(head.reppoints_pts_refine_conv(reg_features, offsets).relu())
+    torch.testing.assert_close(predictions.logits[1], logits)
+    torch.testing.assert_close(predictions.ltrb[1], 16 * points_to_ltrb(points, torch.zeros(2)))
+    torch.testing.assert_close(predictions.refined_ltrb[1], 16 * points_to_ltrb(points + moved, torch.zeros(2)))
+
+
 @pytest.mark.parametrize("cls_loss", LOSSES)
 @pytest.mark.parametrize("annotations", [(SOME, NONE), (NONE, NONE), (NO_AREA, SOME)])
 def test_losses_are_finite_and_every_parameter_has_a_gradient(annotations, cls_loss):

@@ -1,3 +1,4 @@
+from dense_d2.modeling.frozen_norm import StatFrozenBN
 from vfnet_d2.fpn import VFNetFPN, build_vfnet_resnet_fpn_backbone
 from vfnet_d2.pafpn import PAFPNX
 
@@ -7,6 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from torch import nn
 from torch.nn import functional as F
 
 
@@ -88,17 +90,33 @@ def test_pafpnx_at_the_start():
         PAFPNX(bottom_up=Trunk(), in_features=["res4", "res5"])
 
 
+@pytest.mark.parametrize("neck", [VFNetFPN, PAFPNX])
+def test_the_trunk_keeps_its_weights(neck):
+    trunk = Trunk()
+    trunk.conv = nn.Conv2d(2, 2, 1)
+    before = trunk.conv.weight.clone()
+    neck(bottom_up=trunk)
+    assert torch.equal(trunk.conv.weight, before)
+
+
 @pytest.mark.parametrize("builder", ["build_vfnet_resnet_fpn_backbone", "PAFPNX"])
 def test_from_yacs(builder):
     cfg = get_cfg()
     cfg.MODEL.RESNETS.update(
         NORM="StatFrozenBN", OUT_FEATURES=["res3", "res4", "res5"], DEFORM_ON_PER_STAGE=[False, False, False, True]
     )
-    cfg.MODEL.FPN.update(IN_FEATURES=["res3", "res4", "res5"], NORM="GN" if builder == "PAFPNX" else "")
+    cfg.MODEL.RESNETS.update(NUM_GROUPS=2, STRIDE_IN_1X1=False)
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.FPN.update(IN_FEATURES=["res3", "res4", "res5"], NORM="BN")
     with torch.device("meta"):
         neck = BACKBONE_REGISTRY.get(builder)(cfg, ShapeSpec(channels=3))
     shapes = neck.output_shape()
     assert {name: (s.channels, s.stride) for name, s in shapes.items()} == {f"p{i}": (256, 2**i) for i in range(3, 8)}
     assert neck.size_divisibility == 32
     assert any(name.startswith("bottom_up.res5.0") and "conv_offset" in name for name in neck.state_dict())
+    trunk, output = neck.bottom_up, neck.fpn_convs[0] if builder == "PAFPNX" else neck.fpn_output3
+    assert type(trunk.stem.conv1.norm) is type(trunk.res3[0].conv1.norm) is StatFrozenBN
+    assert trunk.stem.conv1.weight.requires_grad and isinstance(output.norm, nn.BatchNorm2d)
+    if builder != "PAFPNX":  # Res2Net has neither groups nor the choice of the stride's place
+        assert (trunk.res3[0].conv2.groups, trunk.res3[0].conv2.stride) == (2, (2, 2))
     assert build_vfnet_resnet_fpn_backbone.__name__ in BACKBONE_REGISTRY

@@ -210,7 +210,7 @@ def test_each_tensor_goes_to_its_place():
         "res4.7.convs.1.norm.bias": "layer3.7.bns.1.bias",
     }.items():
         assert from_mmdet(state)[f"backbone.bottom_up.{ours}"] is state[f"backbone.{theirs}"]
-    assert from_mmdet({"head.scales.0": 0}) is None
+    assert from_mmdet({"head.scales.0": 0}) is None and from_imagenet(state) is None
 
 
 @pytest.mark.parametrize("trunk, row", [(resnet, "vfnet_r50_1x"), (res2net, "vfnet_r2_101_dcn_ms_2x")])
@@ -225,9 +225,11 @@ def test_imagenet_trunks_fit(trunk, row):
     }
     state = meta(names)
     for prefix in ("", "backbone."):
-        renamed = from_imagenet(
-            {prefix + name: value for name, value in state.items() if not prefix or "fc." not in name}
-        )
+        # OpenMMLab's classifiers have their trunk under a name, and other layers beside it
+        file = {("head." if prefix and "fc." in name else prefix) + name: value for name, value in state.items()}
+        if prefix:
+            file["averaged"] = 0
+        renamed = from_imagenet(file)
         assert {name: tuple(value.shape) for name, value in renamed.items()} == expected
     assert from_mmdet(state) is None and from_imagenet({"backbone.bottom_up.res2.0.conv1.weight": 0}) is None
 

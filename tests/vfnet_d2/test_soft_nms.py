@@ -48,6 +48,9 @@ def test_the_best_decayed_scores_are_picked():
     assert keep.tolist() == [0, 2]
     keep, _ = run(min_score=0.1)
     assert keep.tolist() == [0, 2]
+    for score, kept in ((0.0031, [0, 1]), (0.0029, [0])):  # a third of it is on either side of 0.001
+        keep, _ = run(torch.tensor([0.9, score]), ONE_CLASS[:2], BOXES[:2])
+        assert keep.tolist() == kept
 
 
 @pytest.mark.parametrize("max_detections", [0, 5])

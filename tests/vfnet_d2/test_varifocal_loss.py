@@ -59,6 +59,17 @@ def test_focal_ignores_the_quality():
     assert FocalLoss()(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_classes_hand_on_their_options():
+    background = LOGITS[2:3], LABELS[2:3], QUALITY[2:3]
+    for loss, alpha, gamma in (
+        (VarifocalLoss(alpha=0.4, gamma=1.5), 0.4, 1.5),
+        (QualityFocalLoss(beta=1.5), 1, 1.5),
+        (FocalLoss(alpha=0.4, gamma=1.5), 0.6, 1.5),
+    ):
+        expected = sum(alpha * p(z) ** gamma * entropy(z, 0) for z in (-3, 1))
+        assert loss(*background).item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_properties():
     logits = torch.linspace(-4, 4, 9)
     ones = torch.ones_like(logits)
@@ -80,6 +91,16 @@ def test_weight_of_negatives_is_differentiated_and_that_of_positives_is_not():
     # d/dz of 0.75 p^2 softplus(z) is 0.75 p^2 (2 (1 - p) softplus(z) + p)
     negative = 0.75 * p(0.7) ** 2 * (2 * (1 - p(0.7)) * math.log(1 + math.exp(0.7)) + p(0.7))
     torch.testing.assert_close(z.grad, torch.tensor([negative, 0.6 * (p(0.7) - 0.6)]))
+    assert target.grad is None
+
+
+def test_weight_of_quality_focal_is_differentiated_and_its_target_is_not():
+    z = torch.tensor([0.7, 0.7], requires_grad=True)
+    target = torch.tensor([0.0, 0.6], requires_grad=True)
+    quality_focal_loss(z, target).sum().backward()
+    # d/dz of (p - q)^2 H(z, q) is 2 (p - q) p (1 - p) H + (p - q)^3
+    expected = [2 * (p(0.7) - q) * p(0.7) * (1 - p(0.7)) * entropy(0.7, q) + (p(0.7) - q) ** 3 for q in (0, 0.6)]
+    torch.testing.assert_close(z.grad, torch.tensor(expected))
     assert target.grad is None
 
 

@@ -31,9 +31,10 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
     add_vfnet_config(cfg)
     cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/vfnet.yaml"))
     cfg.MODEL.DEVICE = "meta"
+    row = load_config(os.path.join(ROOT, "configs/vfnet/vfnet_r50_1x.py"))
     with torch.device("meta"):
         model = build_model(cfg)
-        lazy = instantiate(load_config(os.path.join(ROOT, "configs/vfnet/vfnet_r50_1x.py")).model)
+        lazy = instantiate(row.model)
     shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (model, lazy)]
     assert shapes[0] == shapes[1]
     trained = [{name for name, p in m.named_parameters() if p.requires_grad} for m in (model, lazy)]
@@ -44,9 +45,57 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
 
     assert settings(model) == settings(lazy) and "box_loss_weight" in settings(lazy)
     assert settings(model.head) == settings(lazy.head) and settings(lazy.head)["gradient_mul"] == 0.1
+    assert row.model.head.prior_prob == cfg.MODEL.VFNET.PRIOR_PROB == 0.01
     assert vars(model.assigner) == vars(lazy.assigner) and vars(model.cls_loss) == vars(lazy.cls_loss)
     assert [type(m) for m in model.modules()] == [type(m) for m in lazy.modules()]
+    strides = [[m.stride for m in x.modules() if isinstance(m, nn.Conv2d)] for x in (model, lazy)]
+    assert strides[0] == strides[1] and lazy.backbone.bottom_up.res3[0].conv2.stride == (2, 2)
+    assert [row.model.pixel_mean, row.model.pixel_std] == [cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD]
+
+    solver, sgd, schedule = cfg.SOLVER, row.optimizer, row.lr_multiplier
+    assert (row.dataloader.train.total_batch_size, row.train.max_iter) == (solver.IMS_PER_BATCH, solver.MAX_ITER)
+    assert (sgd.lr, sgd.momentum, sgd.weight_decay) == (solver.BASE_LR, solver.MOMENTUM, solver.WEIGHT_DECAY)
+    assert (sgd.params.bias_lr_factor, sgd.params.weight_decay_bias) == (
+        solver.BIAS_LR_FACTOR,
+        solver.WEIGHT_DECAY_BIAS,
+    )
+    assert solver.WEIGHT_DECAY_NORM == solver.WEIGHT_DECAY and sgd.params.weight_decay_norm is None
+    assert (schedule.warmup_iters, schedule.warmup_factor) == (solver.WARMUP_ITERS, solver.WARMUP_FACTOR)
+    assert list(solver.STEPS) == schedule.milestones
     assert get_cfg() == before
+
+
+YACS = {  # values other than the defaults, and where they arrive
+    "FEAT_CHANNELS": (64, lambda m: m.head.vfnet_reg.in_channels),
+    "NUM_CONVS": (2, lambda m: len(m.head.reg_convs)),
+    "NUM_CLASSES": (7, lambda m: m.num_classes),
+    "BBOX_NORM": ("stride", lambda m: "stride" if m.head.box_units == [8, 16, 32, 64, 128] else None),
+    "DEFORM_LAST_CONV": (True, lambda m: hasattr(m.head.cls_convs[-1].conv, "conv_offset")),
+    "ATSS_TOPK": (5, lambda m: m.assigner.topk),
+    "VFL_ALPHA": (0.5, lambda m: m.cls_loss.alpha),
+    "VFL_GAMMA": (1.0, lambda m: m.cls_loss.gamma),
+    "VFL_IOU_WEIGHTED": (False, lambda m: m.cls_loss.iou_weighted),
+    "BOX_LOSS_WEIGHT": (1.25, lambda m: m.box_loss_weight),
+    "REFINE_LOSS_WEIGHT": (1.75, lambda m: m.refine_loss_weight),
+    "SCORE_THRESH_TEST": (0.1, lambda m: m.test_score_thresh),
+    "TOPK_CANDIDATES_TEST": (50, lambda m: m.test_topk_candidates),
+    "NMS_THRESH_TEST": (0.3, lambda m: m.test_nms_thresh),
+    "DETECTIONS_PER_IMAGE": (9, lambda m: m.max_detections_per_image),
+    "SOFT_NMS": (True, lambda m: m.soft_nms),
+}
+
+
+def test_every_yacs_key_is_read():
+    cfg = get_cfg()
+    add_vfnet_config(cfg)
+    assert set(cfg.MODEL.VFNET) - set(YACS) == {"IN_FEATURES", "PRIOR_PROB"}
+    cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/vfnet.yaml"))
+    cfg.MODEL.VFNET.update({key: value for key, (value, _) in YACS.items()})
+    cfg.MODEL.VFNET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert {key: find(model) for key, (_, find) in YACS.items()} == {key: value for key, (value, _) in YACS.items()}
 
 
 def test_optimizer_groups_of_r50():
@@ -154,12 +203,12 @@ def test_a_positive_far_from_its_box_stays_a_positive():
 
 def test_centerness_is_target_and_weight_of_the_baseline():
     model = tiny_vfnet(num_classes=2, head=tiny_head(2, **RAW, centerness=True), box_loss_weight=3.0)
-    points, gt_boxes = torch.zeros(2, 2), torch.tensor([[[-1.0, -4, 4, 4], [0.0, 0, 0, 0]]])
-    ltrb = torch.tensor([[[1.0, 4, 4, 0], [9.0, 9, 9, 9]]])  # IoU 1/2, and a background
+    points, gt_boxes = torch.zeros(2, 2), torch.tensor([[[-1.0, -2, 4, 8], [0.0, 0, 0, 0]]])
+    ltrb = torch.tensor([[[1.0, 2, 4, 0], [9.0, 9, 9, 9]]])  # IoU 1/5, and a background
     centerness = torch.full((1, 2, 1), 2.0)
     losses = model.losses(points, torch.zeros(1, 2, 2), ltrb, None, centerness, torch.tensor([[0, 2]]), gt_boxes)
-    target = (1 / 4) ** 0.5
-    assert losses["loss_box_reg"].item() == pytest.approx(3.0 * 0.5 * target)
+    target = (1 / 4 * 2 / 8) ** 0.5
+    assert losses["loss_box_reg"].item() == pytest.approx(3.0 * 0.8 * target)
     expected = nn.functional.binary_cross_entropy_with_logits(torch.tensor(2.0), torch.tensor(target))
     assert losses["loss_centerness"].item() == pytest.approx(expected.item())
 
@@ -184,6 +233,8 @@ def test_losses_are_finite_and_float32_under_autocast(cls_loss):
     assert seen == [False]
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in model.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.eval()(batch(NONE, NONE))[0]["instances"].scores.dtype == torch.float32
 
 
 def test_boxes_without_area_on_both_sides_are_harmless():
@@ -302,8 +353,11 @@ def test_an_image_of_one_cell_trains_and_detects():
 def test_count_is_logged_where_there_is_a_storage():
     model = tiny_vfnet().train()
     with EventStorage(19) as storage:
-        model(batch(SOME, NONE))
-        assert storage.latest()["num_fg_per_image"][0] > 0
+        counts = []
+        for annotations in ((SOME, NONE), (SOME, NONE, NONE, NONE)):
+            model(batch(*annotations))
+            counts.append(storage.latest()["num_fg_per_image"][0])
+        assert counts[0] == 2 * counts[1] > 0
 
 
 def test_what_does_not_fit_together_is_an_error():
