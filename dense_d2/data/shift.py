@@ -24,9 +24,6 @@ class ShiftTransform(Transform):
         shifted[to_y, to_x] = img[from_y, from_x]
         return shifted
 
-    def apply_segmentation(self, segmentation):
-        return self.apply_image(segmentation)
-
     def apply_coords(self, coords):
         return coords + np.array([self.dx, self.dy], dtype=coords.dtype)
 

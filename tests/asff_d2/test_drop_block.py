@@ -17,6 +17,8 @@ def test_rate_is_that_of_the_first_map_until_the_next_reset():
     block.reset(5)
     block(torch.ones(1, 1, 10, 10))
     assert block.rate() == pytest.approx(0.1 * 10**2 / (25 * 6**2))
+    block.reset(7, width=6)  # a square larger than the map
+    assert block.rate() == pytest.approx(0.1 * 6**2 / 7**2)
 
 
 def test_squares_are_dropped_and_the_rest_scaled():
@@ -33,6 +35,13 @@ def test_squares_are_dropped_and_the_rest_scaled():
     centers = -nn.functional.max_pool2d(-dropped, 3, stride=1)
     assert torch.equal(nn.functional.max_pool2d(centers, 3, stride=1) > 0, ~kept)
     assert (kept.float().mean(dim=(0, 2, 3)).unique().numel()) > 1  # channels are drawn by themselves
+
+
+def test_the_share_of_a_large_map_is_counted_beyond_the_range_of_float16():
+    block = DropBlock()
+    block.reset(3)
+    y = block(torch.ones(1, 8, 128, 128, dtype=torch.float16))
+    assert y.max().item() == pytest.approx(8 * 128**2 / (y > 0).sum().item(), rel=1e-3)
 
 
 def test_off_in_evaluation_and_without_a_size():
@@ -73,7 +82,7 @@ def test_schedule_and_resuming():
     assert run(resumed, model, [4]) == [[3, 5]] and model[0].width == 16
 
 
-def test_a_resumed_run_draws_alike():
+def test_a_resumed_run_draws_alike(monkeypatch):
     def draws(iterations, parts=1):
         model = nn.Sequential(DropBlock(keep_prob=0.5), DropBlock(keep_prob=0.5))
         hook = DropBlockSchedule(starts=[0], block_sizes=[[1, 1]], seed=4)
@@ -88,7 +97,10 @@ def test_a_resumed_run_draws_alike():
         return found
 
     assert draws([0, 1, 2])[2 * 2 :] == draws([2])
-    assert len(set(draws([0, 1, 2], parts=2))) == 3 * 2 * 2  # each iteration, module and part for itself
+    first = draws([0, 1, 2], parts=2)
+    assert len(set(first)) == 3 * 2 * 2  # each iteration, module and part for itself
+    monkeypatch.setattr("asff_d2.drop_block.comm.get_rank", lambda: 1)
+    assert not set(first) & set(draws([0, 1, 2], parts=2))  # and each process
 
 
 def test_schedule_errors():

@@ -4,7 +4,9 @@ The paper takes the Jacobian of resizing for 1 and leaves out the way of the gra
 below have fixed weights, and the adjoint of their resizing.
 """
 
+from asff_d2.conv import conv_block, negative_slope
 from asff_d2.fusion import ASFFNeck
+from dense_d2.modeling.layers import make_activation
 from tests.asff_d2.tiny import TinyPyramid
 
 import pytest
@@ -182,6 +184,32 @@ def test_every_fusion_and_norm_on_two_and_four_levels(fusion, norm):
 def test_group_norm_of_narrow_convolutions():
     neck = ASFFNeck(bottom_up=TinyPyramid(), norm="GN")
     assert neck.levels[0].weight_convs[0].norm.num_groups == 2  # of 8 channels
+    neck = ASFFNeck(bottom_up=TinyPyramid(), norm="GN", compress_channels=48)
+    assert neck.levels[0].weight_convs[0].norm.num_groups == 6  # 32 do not divide them either
+
+
+def test_without_a_norm_the_activation_stays():
+    block, x = conv_block(4, 4, 3, norm="", activation="LeakyReLU"), torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(block(x), F.leaky_relu(F.conv2d(x, block.conv.weight, block.conv.bias, padding=1), 0.1))
+
+
+@pytest.mark.parametrize("activation", ["LeakyReLU", "ReLU"])
+def test_initial_weights_are_meant_for_the_activation(activation):
+    slope = -make_activation(activation)(torch.tensor(-1.0)).item()
+    assert negative_slope(activation) == pytest.approx(slope)
+    torch.manual_seed(0)
+    neck = ASFFNeck(bottom_up=TinyPyramid(), widen={"p3": 64}, activation=activation)
+    for conv in (neck.widen["p3"].conv, neck.levels[2].expand.conv):
+        expected = (2 / (1 + slope**2) / conv.weight[0].numel()) ** 0.5
+        assert conv.weight.std().item() == pytest.approx(expected, rel=0.05)
+
+
+def test_what_the_neck_asks_of_the_input():
+    class Pyramid(TinyPyramid):
+        padding_constraints = {"square_size": 128}
+
+    neck = ASFFNeck(bottom_up=Pyramid({"p5": (32, 8), "p6": (64, 8)}), in_features=["p5", "p6"])
+    assert (neck.size_divisibility, neck.padding_constraints) == (64, {"square_size": 128})
 
 
 @pytest.mark.parametrize(

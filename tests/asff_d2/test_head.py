@@ -17,6 +17,8 @@ def test_reach_of_the_receptive_field_block():
     x = torch.zeros(1, 8, 17, 17, dtype=torch.float64, requires_grad=True)
     y = block(x)
     assert y.shape == x.shape
+    dilations = [[conv.dilation[0] for conv in branch] for branch in block.branches]
+    assert dilations == [[1], [1, 1], [1, 1, 2], [1, 1, 3]]
     for branch, reach in enumerate((0, 1, 3, 5)):
         (grad,) = torch.autograd.grad(y[0, 2 * branch : 2 * branch + 2, 8, 8].sum(), x, retain_graph=True)
         seen = grad[0].abs().sum(dim=0).nonzero()
@@ -36,6 +38,12 @@ def test_slots_move_the_points_of_their_own_group():
     y = adaption(x, shapes)
     torch.testing.assert_close(y[:, [0, 1, 4, 5, 6, 7]], x[:, [0, 1, 4, 5, 6, 7]])
     torch.testing.assert_close(y[:, 2:4, :, :-1], x[:, 2:4, :, 1:])
+
+
+def test_receptive_field_block_stands_before_the_deformable_convolution():
+    adaption, x, shapes = FeatureAdaption(8, num_slots=4, rfb=True), torch.rand(1, 8, 5, 6), torch.rand(1, 8, 5, 6)
+    expected = adaption.deform_conv(adaption.rfb(x), adaption.conv_offset(shapes))
+    torch.testing.assert_close(adaption(x, shapes), expected)
 
 
 def test_no_gradient_through_the_offsets():

@@ -29,6 +29,17 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model, lazy = build_model(cfg), instantiate(load("asff_darknet53_asff").model)
+    solver, given = cfg.SOLVER, load("asff_darknet53_asff").model
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (
+        64,
+        1e-3,
+        5e-4,
+        5e-4,
+    )
+    assert (solver.MAX_ITER, solver.WARMUP_ITERS, solver.WARMUP_FACTOR) == (301 * EPOCH, 5 * EPOCH, 0)
+    assert (given.pixel_mean, given.pixel_std, "RGB") == (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)
+    assert not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    assert given.anchors.priors == cfg.MODEL.ASFF.ANCHORS
     shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (model, lazy)]
     assert shapes[0] == shapes[1]
 
@@ -38,6 +49,39 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
     assert settings(model) == settings(lazy) and "ignore_thresh" in settings(lazy)
     assert settings(model.anchors) == settings(lazy.anchors)
     assert get_cfg() == before
+
+
+def test_every_yacs_key_reaches_the_model():
+    cfg = get_cfg()
+    add_asff_config(cfg)
+    asff = cfg.MODEL.ASFF
+    assert (asff.SCORE_THRESH_TEST, asff.IGNORE_THRESH, asff.NMS_THRESH_TEST, asff.MIXUP_WEIGHT) == (
+        0.01,
+        0.7,
+        0.65,
+        "obj",
+    )
+    cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/asff.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.BACKBONE.FREEZE_AT = "meta", 2
+    asff.update(NUM_CLASSES=7, NORM="GN", FUSION="sum", DROP_BLOCK=True, RFB=True, IOU_LOSS=False, DETACH_ANCHORS=True)
+    asff.update(IGNORE_THRESH=0.6, ADJACENT_IGNORE=0.2, LABEL_SMOOTHING=False, MIXUP_WEIGHT="all")
+    asff.update(SCORE_THRESH_TEST=0.1, NMS_THRESH_TEST=0.5, TOPK_CANDIDATES_TEST=50, DETECTIONS_PER_IMAGE=10)
+    asff.ANCHORS = [[[1, 2]], [[3, 4]], [[5, 6]]]
+    with torch.device("meta"):
+        model = build_model(cfg)
+        neck, trunk = model.backbone, model.backbone.bottom_up.bottom_up
+        assert {type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__} == {"GroupNorm"}
+        assert [level.fusion for level in neck.levels] == ["sum"] * 3
+        assert sum(isinstance(m, DropBlock) for m in model.modules()) == 3
+        assert not trunk.stem.conv.weight.requires_grad and next(trunk.dark5.parameters()).requires_grad
+        assert (model.head.num_slots, model.head.rfb, model.num_classes) == (2, True, 7)
+        assert (model.iou_loss, model.detach_anchors, model.label_smoothing) == (False, True, False)
+        assert (model.ignore_thresh, model.adjacent_ignore, model.mixup_weight) == (0.6, 0.2, "all")
+        assert (model.test_score_thresh, model.test_nms_thresh) == (0.1, 0.5)
+        assert (model.test_topk_candidates, model.max_detections_per_image) == (50, 10)
+        asff.update(ADJACENT_IGNORE=0.0, RFB=False, GUIDED_ANCHOR=False, FREE_SLOT=False)
+        model = build_model(cfg)
+    assert (model.adjacent_ignore, model.head.num_slots, model.head.guided_anchor) == (0, 1, False)
 
 
 def released_lr(iteration):
@@ -67,13 +111,14 @@ def test_everything_decays():
     assert (group["lr"], group["weight_decay"], group["momentum"], group["nesterov"]) == (1e-3, 5e-4, 0.9, False)
 
 
-def test_initial_weights():
+@pytest.mark.parametrize("slope", [0.1, 1.0])
+def test_initial_weights(slope):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(64, 256, 3), nn.Conv2d(256, 64, 1, bias=False))
-    init_convs(layers, slope=0.1)
+    init_convs(layers, slope)
     for layer in layers:
         fan_in = layer.weight[0].numel()
-        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / 1.01 / fan_in), rel=0.03)
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (1 + slope**2) / fan_in), rel=0.03)
     assert not layers[0].bias.any()
 
 
@@ -86,4 +131,4 @@ def test_drop_blocks_of_asff_star():
     assert list(blocks) == [f"backbone.bottom_up.{name}" for name in ("p5.6", "p4.2", "p3.2")]
     hook = instantiate(cfg.train.hooks.drop_block)
     assert [start / EPOCH for start in hook.starts] == [5, 80, 150]
-    assert hook.block_sizes[0] == [1, 3, 5]
+    assert hook.block_sizes == [[1, 3, 5], [3, 5, 7], [7, 7, 7]]

@@ -117,17 +117,19 @@ def test_free_slot_by_hand():
     # guided to 10 times the size, the free anchor loses against the prior as it is
     guided = grid.sizes[None] * 10
     assert assign(anchors, grid, guided, far, gt, num_classes=K).rows.tolist() == [row_of(grid, 1, 2, 3, 1)]
+    guided[0, row_of(grid, 1, 2, 3, 3)] = grid.sizes[row_of(grid, 1, 2, 3, 1)]  # as good as the prior
+    assert assign(anchors, grid, guided, far, gt, num_classes=K).rows.tolist() == [row_of(grid, 1, 2, 3, 1)]
     # without a free slot
     anchors, grid = make_anchors(free_slot=False)
     found = assign(anchors, grid, grid.sizes[None], torch.zeros(1, len(grid.cells), 4), gt, num_classes=K)
     assert found.rows.tolist() == found.shape_rows.tolist() == [row_of(grid, 1, 2, 3, 1, num_slots=3)]
 
 
-def test_a_centre_on_the_far_edge_belongs_to_the_last_cell():
+def test_a_centre_on_the_far_edge_or_outside_belongs_to_the_nearest_cell():
     anchors, grid = make_anchors()
-    gt = gather_ground_truth([instances([[155, 90, 165, 102]], [0], SIZE)])
+    gt = gather_ground_truth([instances([[155, 90, 165, 102], [-15, 4, -5, 16]], [0, 0], SIZE)])
     found = assign(anchors, grid, grid.sizes[None], torch.zeros(1, len(grid.cells), 4), gt, num_classes=K)
-    assert found.rows.item() // 4 == row_of(grid, 0, 19, 11, 0) // 4
+    assert [row // 4 for row in found.rows.tolist()] == [row_of(grid, 0, *cell, 0) // 4 for cell in ((19, 11), (0, 1))]
 
 
 def test_ignored_rows_are_no_negatives_unless_positive():
@@ -137,6 +139,9 @@ def test_ignored_rows_are_no_negatives_unless_positive():
     pred[0, [5, 6, row_of(grid, 1, 2, 3, 3)]] = torch.tensor([[10.0, 26, 70, 70], [10, 26, 70, 67], [10, 26, 70, 86]])
     found = assign(anchors, grid, grid.sizes[None], pred, gt, num_classes=K)
     assert found.obj_weights[5] == 0 and found.obj_weights[6] == 1  # IoU 44/60 and 41/60
+    pred[0, 6, 3] = 71
+    found = assign(anchors, grid, grid.sizes[None], pred, gt, num_classes=K, ignore_thresh=0.75)
+    assert found.obj_weights[5] == found.obj_weights[6] == 1  # at the threshold
     assert found.obj_weights[found.rows] == 0.25
 
 
@@ -156,6 +161,9 @@ def test_adjacent_cells_by_hand():
     assert counts == [(1, 1), (4, 1), (4, 1), (16, 1)]
     cells = adjacent_cells(grid, STRIDES, torch.tensor([0]), gt, 2, 0.5)[1]  # two levels away is not adjacent
     assert [bool(part.any()) for part in cells.split([12 * 20, 6 * 10, 3 * 5])] == [False, True, False]
+    corner = gather_ground_truth([instances([[155, 90, 165, 102]], [2], SIZE)])  # the centre is the image's last corner
+    cells = adjacent_cells(grid, STRIDES, torch.tensor([0]), corner, 1, 0)[0]
+    assert cells.nonzero().flatten().tolist() == [12 * 20 + 6 * 10 - 1]
 
 
 def test_adjacent_rows_are_ignored_but_not_other_positives():
@@ -163,7 +171,9 @@ def test_adjacent_rows_are_ignored_but_not_other_positives():
     small = [38.0, 54, 47, 63]  # level 0, cell (5, 7)
     gt = gather_ground_truth([instances([[10, 26, 70, 86], small], [2, 1], SIZE)])
     pred = torch.zeros(1, len(grid.cells), 4)
+    pred[0, 0] = torch.tensor([10, 26, 70, 86])
     found = assign(anchors, grid, grid.sizes[None], pred, gt, num_classes=K, adjacent_ignore=0)
+    assert found.obj_weights[:2].tolist() == [0, 1]  # a good prediction stays ignored, too
     first = row_of(grid, 0, 5, 7, 0)
     positive = found.rows[1].item() - first
     assert 0 <= positive < 4
@@ -183,3 +193,11 @@ def test_decode_by_hand():
 def test_wrong_anchors():
     with pytest.raises(ValueError, match="equally many"):
         Anchors(priors=PRIORS, strides=(8, 16))
+    with pytest.raises(ValueError, match="equally many"):
+        Anchors(priors=[*PRIORS[:2], PRIORS[2][:2]], strides=STRIDES)
+
+
+def test_the_grid_is_where_the_model_is():
+    anchors, grid = make_anchors()
+    moved = anchors.to("meta")(grid.shapes)
+    assert (grid.cells.device.type, moved.cells.device.type) == ("cpu", "meta")

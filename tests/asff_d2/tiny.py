@@ -36,9 +36,9 @@ class TinyPyramid(Backbone):
         return {name: conv(x) for name, conv in self.convs.items()}
 
 
-def tiny_asff(num_classes=3, fusion="asff", free_slot=True, guided_anchor=True, seed=0, **kwargs):
+def tiny_asff(num_classes=3, fusion="asff", free_slot=True, guided_anchor=True, uniform_start=False, seed=0, **kwargs):
     torch.manual_seed(seed)
-    neck = ASFFNeck(bottom_up=TinyPyramid(), fusion=fusion, compress_channels=4)
+    neck = ASFFNeck(bottom_up=TinyPyramid(), fusion=fusion, compress_channels=4, uniform_start=uniform_start)
     head = GuidedYOLOHead(
         in_channels=[8, 8, 8],
         num_classes=num_classes,

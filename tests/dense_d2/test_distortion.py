@@ -57,6 +57,10 @@ def test_draws(image):
     np.random.seed(0)
     drawn = [RandomDistortion(0.1, 1.5, 1.4).get_transform(image) for _ in range(4000)]
     hues = [t.hue for t in drawn]
+    assert [RandomDistortion(reproduce_hue_bug=b).get_transform(image).reproduce_hue_bug for b in (False, True)] == [
+        False,
+        True,
+    ]
     assert -0.1 <= min(hues) < -0.099
     assert 0.099 < max(hues) <= 0.1
     for most, factors in ((1.5, [t.saturation for t in drawn]), (1.4, [t.exposure for t in drawn])):

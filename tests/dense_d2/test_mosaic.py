@@ -28,7 +28,7 @@ def test_outer_corners_of_the_tiles_meet_the_corners_of_the_mosaic():
     assert image[9, 0] == 31100  # bottom left of image 3
     assert image[9, 9] == 41113
     assert image[3, 4] == 40508
-    assert mixed["file_name"] == "1.png"
+    assert (mixed["file_name"], mixed["content"]) == ("1.png", (0, 0, 10, 10))
 
 
 def test_boxes_move_with_their_tile_are_cut_to_it_and_dropped_when_empty():
@@ -97,13 +97,17 @@ def test_every_pixel_and_box_corner_agree():
 
 def test_cut_range_and_probability():
     np.random.seed(0)
-    mosaic, cuts = Mosaic(), []
+    mosaic, cuts = Mosaic(prob=0.3), []
     mosaic.blend = lambda samples, x, y: cuts.append((x, y))
     for _ in range(6000):
         mosaic({}, dict)
-    assert len(cuts) == pytest.approx(3000, abs=200)
+    assert len(cuts) == pytest.approx(1800, abs=150)
     for axis in zip(*cuts):
         assert (min(axis), max(axis)) == (128, 511)
+    sample = {}
+    assert Mosaic(prob=1.0)(sample, dict, strong=False) is sample
+    with pytest.raises(ValueError, match="size of 320"):
+        mosaic(sample, dict, size=320)
 
 
 def test_tiles_without_boxes():

@@ -23,14 +23,16 @@ def test_boxes_move_and_are_cut_to_the_image():
     boxes = np.array([[10.0, 10, 20, 20], [0, 0, 5, 5], [90, 40, 100, 50]])
     moved = ShiftTransform(-8, 6, 100, 50).apply_box(boxes)
     np.testing.assert_array_equal(moved, [[2, 16, 12, 26], [0, 6, 0, 11], [82, 46, 92, 50]])
+    np.testing.assert_array_equal(ShiftTransform(-8, 6, 100, 50).inverse().apply_box(moved[:1]), boxes[:1])
 
 
 def test_draws_cover_minus_32_to_31_half_of_the_time():
     np.random.seed(0)
     image = np.zeros((50, 40, 3), dtype=np.uint8)
-    drawn = [RandomShift(32).get_transform(image) for _ in range(8000)]
+    drawn = [RandomShift().get_transform(image) for _ in range(8000)]
     shifts = [(t.dx, t.dy) for t in drawn if isinstance(t, ShiftTransform)]
     assert abs(len(shifts) - 4000) < 250
+    assert {(t.width, t.height) for t in drawn if isinstance(t, ShiftTransform)} == {(40, 50)}
     for axis in zip(*shifts):
         assert (min(axis), max(axis)) == (-32, 31)
     assert np.corrcoef(*zip(*shifts))[0, 1] == pytest.approx(0, abs=0.05)

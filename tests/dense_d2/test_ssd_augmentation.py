@@ -37,7 +37,7 @@ def test_images_and_boxes_of_a_mixup_have_weights():
     # both, the first, the second, neither: 0.75 * 101 + 0.25 * 50 = 88.25; 75.75; 12.5
     assert [mixed.image[y, x, 0] for y, x in ((10, 2), (10, 30), (25, 8), (25, 30))] == [88, 75, 12, 0]
     assert mixed.boxes.tolist() == [[2, 2, 8, 8], [1, 20, 5, 29]]
-    assert mixed.weights.tolist() == [0.75, 0.25]
+    assert (mixed.weights.tolist(), mixed.classes.tolist()) == ([0.75, 0.25], [0, 1])
     assert mixed.record == picture.record
     whole = BetaMixUp().blend(picture, partner, 1.0)
     assert np.array_equal(whole.image[:20], picture.image)
@@ -65,6 +65,16 @@ def test_distortion():
     assert low[1] < 0.52
     assert high[1] > 1.45
     assert np.mean(np.array(shifts)[:, 1] == 1) == pytest.approx(0.5, abs=0.1)
+    shift = np.array([PhotometricDistortion(contrast=(1, 1)).draw_tables()[0][128] for _ in range(600)]) - 128.0
+    assert -32 <= shift.min() < -30 and 30 < shift.max() < 32 and np.mean(shift == 0) == pytest.approx(0.5, abs=0.1)
+    factor = np.array([PhotometricDistortion(brightness=0).draw_tables()[0][100] for _ in range(600)]) / 100
+    assert factor.min() < 0.52 and factor.max() > 1.45 and np.mean(factor == 1) == pytest.approx(0.5, abs=0.1)
+    dark = PhotometricDistortion(contrast=(0.5, 0.5), prob=1.0)
+    assert max(dark.draw_tables()[0].max() for _ in range(50)) == 127  # a shift is cut off at 255 first
+    halved = PhotometricDistortion(brightness=0, contrast=(0.5, 0.5), hue=0, saturation=(0, 0), prob=1.0)
+    red = painted(box=None)
+    red.image[:] = 10, 20, 200
+    assert (halved(red, None, None).image == 100).all()
     off = PhotometricDistortion(prob=0.0)
     assert np.array_equal(off(picture, None, None).image, before)
     step(picture, None, None)
@@ -87,10 +97,51 @@ def test_expansion():
     assert placed.boxes.tolist() == [[27, 25, 57, 49]]
 
 
+def test_draws_of_the_expansion():
+    """The side is U(1, 4) of the picture's, the square of the stretch U(0.5, 2), less where the canvas would not hold it."""
+    np.random.seed(0)
+    step, picture = Expand(), painted(600, 800)
+    step.place = lambda picture, canvas, left, top: (*canvas, left, top)
+    found = [draw for draw in (step(picture, None, None) for _ in range(6000)) if draw is not picture]
+    assert len(found) / 6000 == pytest.approx(0.5, abs=0.03)
+    heights, widths, lefts, tops = np.array(found).T
+    scales, stretches = np.sqrt(heights * widths / (600 * 800)), widths / heights * 600 / 800
+    assert scales.max() > 3.95 and np.mean(scales < 1.3) == pytest.approx(0.1, abs=0.02)
+    assert (
+        stretches.min() > 0.49
+        and stretches.max() < 2.01
+        and stretches[scales > 1.5].mean() == pytest.approx(1.25, abs=0.03)
+    )
+    for shifts, room in ((lefts, widths - 800), (tops, heights - 600)):
+        assert room.min() >= 0 and shifts.min() >= 0 and (shifts <= room).all()
+        assert (shifts / np.maximum(room, 1)).mean() == pytest.approx(0.5, abs=0.03)
+    whole = Expand(most=1.0, prob=1.0)(picture, None, None)
+    assert np.array_equal(whole.image, picture.image)
+
+
+def test_draws_of_the_patch():
+    """The side is U(0.3, 1) of the picture's, the square of the stretch U(0.5, 2), less where the picture would not hold it."""
+    np.random.seed(0)
+    x1, y1, x2, y2 = np.array([MinIoUCrop()._draw_patch(600, 800) for _ in range(4000)]).T
+    widths, heights = x2 - x1, y2 - y1
+    scales, stretches = np.sqrt(heights * widths / (600 * 800)), widths / heights * 600 / 800
+    assert 0.29 < scales.min() < 0.31 and scales.max() > 0.98 and scales.mean() == pytest.approx(0.65, abs=0.01)
+    assert (
+        stretches.min() > 0.49
+        and stretches.max() < 2.02
+        and stretches[scales < 0.7].mean() == pytest.approx(1.25, abs=0.03)
+    )
+    assert (widths == 800).mean() < 0.01 and (heights == 600).mean() < 0.01  # none is cut off
+    for start, room in ((x1, 800 - widths), (y1, 600 - heights)):
+        assert start.min() >= 0 and (start <= room).all()
+        assert (start / np.maximum(room, 1)).mean() == pytest.approx(0.5, abs=0.03)
+
+
 def test_patch_ious_and_centres():
     boxes = np.float32([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]])
     np.testing.assert_allclose(patch_ious(boxes, (0, 0, 10, 10)), [1, 1 / 3, 0])
     assert has_centre(boxes, (0, 0, 10, 10)).tolist() == [True, False, False]  # (10, 5) is on the border
+    assert has_centre(boxes, (5, 0, 15, 10)).tolist() == [False, True, False]  # and so is (5, 5)
 
 
 def test_crop():
@@ -104,8 +155,8 @@ def test_crop():
         assert (picture.boxes[0] <= [width, height, width, height]).all()
         check_box_follows(picture.image, picture.boxes[0], is_painted, 0, 0)
     assert 5 < kept < 45
-    part = cut(painted(), (25, 10, 70, 30))
-    assert part.boxes.tolist() == [[0, 6, 25, 20]]
+    part = cut(painted(masked=True), (25, 10, 70, 30))
+    assert part.boxes.tolist() == [[0, 6, 25, 20]] and part.masks is None
     with pytest.raises(ValueError, match="needs a None"):
         MinIoUCrop(min_ious=[0.5])
     empty = painted(box=None)
@@ -120,6 +171,25 @@ def test_the_lowest_iou_counts():
     picture.classes = np.array([0, 0])
     for _ in range(5):
         assert MinIoUCrop(min_ious=[None, 0.5])(picture, None, None) is picture
+
+
+def test_a_crop_loses_the_boxes_whose_centre_is_outside():
+    np.random.seed(0)
+    picture, counts = painted(), []
+    picture.boxes, picture.classes = np.float32([[0, 0, 1, 1], [78, 58, 79, 59]]), np.array([0, 1])
+    for _ in range(60):
+        part = MinIoUCrop(min_ious=[None, 0.0])(picture, None, None)
+        assert (part.boxes[:, 2:] > part.boxes[:, :2]).all() and len(part.boxes) == len(part.classes)
+        counts.append(len(part.boxes))
+    assert min(counts.count(1), counts.count(2)) > 15
+
+
+def test_a_crop_has_50_trials():
+    """About every fourth patch fits, so that hardly any picture stays for want of one."""
+    np.random.seed(0)
+    step, picture = MinIoUCrop(min_ious=[None, 0.3]), painted()
+    kept = [step(picture, None, None) is picture for _ in range(300)]
+    assert np.mean(kept) == pytest.approx(0.5, abs=0.1)
 
 
 def test_affine():
@@ -170,9 +240,9 @@ def test_training_stretches_with_each_interpolation():
 def test_testing_is_opencv_bilinear(tmp_path):
     pixels = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (50, 75, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    mapper = DenseMapper(False, augmentations=[StretchResize(40)], image_format="RGB")
+    mapper = DenseMapper(False, augmentations=[StretchResize((40, 50))], image_format="RGB")
     image = mapper({"file_name": str(tmp_path / "a.png")})["image"]
-    expected = cv2.resize(pixels, (40, 40), interpolation=cv2.INTER_LINEAR)
+    expected = cv2.resize(pixels, (50, 40), interpolation=cv2.INTER_LINEAR)
     assert np.array_equal(image.numpy(), expected.transpose(2, 0, 1))
 
 

@@ -45,6 +45,7 @@ def test_beyond_a_clamp_there_is_no_gradient():
 
 
 def test_half_deltas_are_decoded_in_float32_and_batches_broadcast():
-    deltas = torch.zeros(3, 1, 4, dtype=torch.float16)
-    boxes = CenterClampBox2BoxTransform().apply_deltas(deltas, ANCHOR)
+    deltas = torch.tensor([0.1, 0.2, 0.7, 1.1]).half().expand(3, 1, 4)
+    boxes = CenterClampBox2BoxTransform().apply_deltas(deltas, ANCHOR.half())
     assert boxes.dtype == torch.float32 and boxes.shape == (3, 1, 4)
+    assert torch.equal(boxes, CenterClampBox2BoxTransform().apply_deltas(deltas.float(), ANCHOR))

@@ -1,9 +1,12 @@
 import math
 
+from yolof_d2 import add_yolof_config
 from yolof_d2.cspdarknet import CSPDarkNet
 
 import pytest
 import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
 from torch import nn
 
 
@@ -65,6 +68,15 @@ def test_activation_comes_before_the_addition(model):
         torch.testing.assert_close(block(x), x + out * torch.tanh(torch.log1p(out.exp())))
 
 
+def test_the_stem_ends_with_an_activation(model):
+    seen, x = [], torch.randn(1, 3, 32, 32)
+    handle = model.layer1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model.eval()(x)
+        torch.testing.assert_close(seen[0], nn.functional.mish(model.bn1(model.conv1(x))))
+    handle.remove()
+
+
 def test_frozen_parameters_but_moving_statistics(model):
     frozen = {name.split(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
@@ -86,6 +98,25 @@ def test_norm_of_the_released_model():
     assert len(norms) == 1 + 5 * 4 + (1 + 2 + 8 + 8 + 4) * 2 + 5
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-4, 0.03)}
     assert math.isclose(sum(p.numel() for p in model.parameters()) / 1e6, 26.617, abs_tol=5e-4)
+
+
+def test_initial_weights(model):
+    for conv in (model.layer3.base_layer[0], model.layer5.stage_layers[0].conv2):
+        fan_out = conv.out_channels * 9
+        assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.02)
+
+
+def test_backbone_of_a_yacs_config():
+    cfg = get_cfg()
+    add_yolof_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_yolof_cspdarknet_backbone"
+    with torch.device("meta"):
+        released = build_backbone(cfg)
+        cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.YOLOF.CSPDARKNET.NORM = 1, "BN"
+        other = build_backbone(cfg)
+    assert {name: (s.channels, s.stride) for name, s in released.output_shape().items()} == {"res5": (1024, 16)}
+    assert isinstance(released.bn1, nn.SyncBatchNorm) and not released.layer2.base_layer[0].weight.requires_grad
+    assert type(other.bn1) is not nn.SyncBatchNorm and other.layer2.base_layer[0].weight.requires_grad
 
 
 def test_unknown_output_is_an_error():

@@ -2,6 +2,7 @@ import math
 
 from yolof_d2.decoder import YOLOFDecoder, combine_objectness
 
+import pytest
 import torch
 
 
@@ -48,6 +49,8 @@ def test_initial_scores():
     logits, deltas = decoder(torch.zeros(1, 16, 2, 3))
     assert logits.shape == (1, 14, 2, 3) and deltas.shape == (1, 8, 2, 3)
     torch.testing.assert_close(decoder.cls_score.bias, torch.full((14,), -math.log(49)))
+    for conv in (decoder.cls_subnet[0], decoder.bbox_subnet[9], decoder.bbox_pred):
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05) and not conv.bias.any()
     torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.02 * 0.5), rtol=0.05, atol=0)
 
 

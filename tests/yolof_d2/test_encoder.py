@@ -15,6 +15,10 @@ def test_dilations_and_names():
     blocks = model.dilated_encoder_blocks
     assert [block.conv2[0].dilation for block in blocks] == [(2, 2), (4, 4), (6, 6)]
     assert model(torch.randn(2, 12, 5, 7)).shape == (2, 16, 5, 7)
+    assert [[b.shortcut for b in encoder(shortcut=s).dilated_encoder_blocks] for s in (True, False)] == [
+        [True] * 4,
+        [False] * 4,
+    ]
     names = {name.split(".", 2)[-1] for name in model.state_dict() if name.startswith("dilated_encoder_blocks.2")}
     assert {"conv1.0.bias", "conv2.0.weight", "conv3.1.running_var"} <= names and len(names) == 3 * 7
 

@@ -37,6 +37,21 @@ def test_thresholds_look_at_predictions_for_negatives_and_at_anchors_for_positiv
     assert boxes.tolist() == [GT_A] * 3
 
 
+def test_an_iou_at_a_threshold_is_not_ignored():
+    seen, anchors = [], torch.tensor([[0.0, 0, 100, 25], FAR, FAR])
+    preds = torch.tensor([[FAR, [0.0, 0, 100, 75], [0.0, 0, 100, 76]]])
+
+    def first(*boxes):
+        seen.extend(boxes)
+        return torch.tensor([0]), torch.tensor([0])
+
+    gt = instances([GT_A], [1])
+    model = tiny_yolof(num_classes=3, matcher=first, pos_ignore_thresh=0.25, neg_ignore_thresh=0.75)
+    labels, *_ = model.label_anchors(anchors, preds, [gt])
+    assert labels.tolist() == [[1, 3, -1]]
+    assert all(torch.equal(*pair) for pair in zip(seen, (anchors, preds[0], gt.gt_boxes.tensor)))
+
+
 def test_the_last_pair_of_an_anchor_wins():
     gts = [instances([GT_A, GT_B, FAR], [0, 2, 1])]
     for pairs, expected in (

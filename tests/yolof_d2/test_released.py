@@ -32,7 +32,8 @@ def test_author_and_cvpods(shapes):
     state = author_state()
     cvpods = {**state, "anchor_generator.cell_anchors.0": torch.zeros(5, 4)}
     port = {**state, "pixel_mean": torch.zeros(3, 1, 1), "pixel_std": torch.zeros(3, 1, 1)}
-    for released in (state, cvpods, port):
+    x101 = {**state, "weight_order": torch.zeros(1)}
+    for released in (state, cvpods, port, x101):
         renamed = from_author(released)
         assert {name: tuple(value.shape) for name, value in renamed.items()} == shapes
         assert renamed["head.encoder.fpn_conv.weight"] is state["encoder.fpn_conv.weight"]
@@ -114,6 +115,7 @@ def test_mmdetection(shapes):
         "head.encoder.dilated_encoder_blocks.3.conv2.0.weight": "neck.dilated_encoder_blocks.3.conv2.conv.weight",
         "head.encoder.dilated_encoder_blocks.3.conv3.1.bias": "neck.dilated_encoder_blocks.3.conv3.bn.bias",
         "head.decoder.bbox_subnet.9.weight": "bbox_head.bbox_subnet.3.conv.weight",
+        "head.decoder.cls_subnet.4.bias": "bbox_head.cls_subnet.1.bn.bias",
         "head.decoder.cls_subnet.4.num_batches_tracked": "bbox_head.cls_subnet.1.bn.num_batches_tracked",
         "head.decoder.object_pred.bias": "bbox_head.object_pred.bias",
     }.items():

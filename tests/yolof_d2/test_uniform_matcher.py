@@ -36,7 +36,7 @@ def reference(anchors, pred_boxes, gt_boxes, topk):
 
 def test_equals_the_plain_search_in_order():
     anchors, preds, gts = random_boxes(60, 0), random_boxes(60, 1), random_boxes(5, 2)
-    anchor_idxs, gt_idxs = UniformMatcher(topk=4)(anchors, preds, gts)
+    anchor_idxs, gt_idxs = UniformMatcher()(anchors, preds, gts)
     expected = reference(anchors, preds, gts, 4)
     keys = [(rank, source, g) for rank in range(4) for source in range(2) for g in range(5)]
     assert gt_idxs.tolist() == [g for _, _, g in keys]

@@ -7,10 +7,12 @@ from yolof_d2 import add_yolof_config
 from yolof_d2.decoder import YOLOFDecoder
 from yolof_d2.encoder import DilatedEncoder
 from yolof_d2.head import YOLOFHead
+from yolof_d2.yolof import YOLOF
 
 import pytest
 import torch
 from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
@@ -69,7 +71,15 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
     before = get_cfg()
     cfg = get_cfg()
     add_yolof_config(cfg)
+    defaults = cfg.MODEL.YOLOF.clone()
     cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/yolof.yaml"))
+    assert defaults == cfg.MODEL.YOLOF  # of R50-C5, as the file
+    solver, given = cfg.SOLVER, network()
+    assert given.head.decoder.prior_prob == defaults.DECODER.PRIOR_PROB
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (64, 0.12, 1e-4, 0)
+    assert (solver.STEPS, solver.MAX_ITER, solver.WARMUP_ITERS) == ((15000, 20000), 22500, 1500)
+    assert (given.pixel_mean, given.pixel_std, "BGR") == (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)
+    assert (0, given.anchor_generator.sizes) == (cfg.MODEL.ANCHOR_GENERATOR.OFFSET, cfg.MODEL.ANCHOR_GENERATOR.SIZES)
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model, lazy = build_model(cfg), instantiate(network())
@@ -85,7 +95,51 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
     assert settings(model) == settings(lazy) and "neg_ignore_thresh" in settings(lazy)
     assert model.matcher.topk == lazy.matcher.topk
     assert vars(model.box2box_transform) == vars(lazy.box2box_transform)
+    assert all(block.shortcut for m in (model, lazy) for block in m.head.encoder.dilated_encoder_blocks)
     assert get_cfg() == before
+
+
+def test_every_yacs_key_reaches_the_model():
+    cfg = get_cfg()
+    add_yolof_config(cfg)
+    cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/yolof.yaml"))
+    yolof, cfg.MODEL.DEVICE = cfg.MODEL.YOLOF, "meta"
+    yolof.ENCODER.update(NUM_CHANNELS=64, BLOCK_MID_CHANNELS=32, NUM_RESIDUAL_BLOCKS=2, BLOCK_DILATIONS=[1, 3])
+    yolof.ENCODER.update(SHORTCUT=False, NORM="GN", ACTIVATION="LeakyReLU")
+    yolof.DECODER.update(NUM_CLASSES=7, CLS_NUM_CONVS=1, REG_NUM_CONVS=3, NORM="SyncBN", PRIOR_PROB=0.1)
+    yolof.BOX_TRANSFORM.CTR_CLAMP, yolof.MATCHER.TOPK = 16, 2
+    yolof.POS_IGNORE_THRESHOLD, yolof.NEG_IGNORE_THRESHOLD = 0.2, 0.8
+    yolof.LOSSES.update(FOCAL_LOSS_GAMMA=1.5, FOCAL_LOSS_ALPHA=0.5)
+    yolof.SCORE_THRESH_TEST, yolof.NMS_THRESH_TEST = 0.1, 0.5
+    yolof.TOPK_CANDIDATES_TEST, yolof.DETECTIONS_PER_IMAGE = 50, 10
+    with torch.device("meta"):
+        model = build_model(cfg)
+    blocks, decoder = model.head.encoder.dilated_encoder_blocks, model.head.decoder
+    assert [(b.conv2[0].dilation[0], b.conv2[0].in_channels, b.shortcut) for b in blocks] == [
+        (1, 32, False),
+        (3, 32, False),
+    ]
+    kinds = [type(layer).__name__ for tower in (blocks[0].conv1, decoder.cls_subnet) for layer in tower]
+    assert kinds == ["Conv2d", "GroupNorm", "LeakyReLU", "Conv2d", "SyncBatchNorm", "ReLU"]
+    assert (len(decoder.bbox_subnet), decoder.cls_score.out_channels, decoder.bbox_pred.in_channels) == (9, 35, 64)
+    assert (model.box2box_transform.center_clamp, model.matcher.topk) == (16, 2)
+    assert (model.pos_ignore_thresh, model.neg_ignore_thresh) == (0.2, 0.8)
+    assert (model.focal_loss_gamma, model.focal_loss_alpha) == (1.5, 0.5)
+    assert (model.test_score_thresh, model.test_nms_thresh) == (0.1, 0.5)
+    assert (model.test_topk_candidates, model.max_detections_per_image) == (50, 10)
+    shape = ShapeSpec(channels=16)
+    bias = YOLOFHead(cfg, shape, 5).decoder.cls_score.bias
+    torch.testing.assert_close(bias.sigmoid(), torch.full((35,), 0.1))
+    for wrong in (1, 3):
+        yolof.ENCODER.NUM_RESIDUAL_BLOCKS = wrong
+        with pytest.raises(ValueError, match="one dilation per block"):
+            YOLOFHead(cfg, shape, 5)
+
+
+def test_class_layers_are_those_that_the_number_of_classes_shapes():
+    few, many = (tiny_yolof(num_classes=k).state_dict() for k in (3, 4))
+    changed = {name.rsplit(".", 1)[0] for name in few if few[name].shape != many[name].shape}
+    assert changed == set(YOLOF.class_layers)
 
 
 def test_anchors_sit_on_multiples_of_the_stride():
@@ -177,6 +231,10 @@ def test_count_is_logged_where_there_is_a_storage():
     with EventStorage(19) as storage:
         model(batch(SOME, NONE))
         assert storage.latest()["num_fg_per_image"][0] > 0
+        no_pairs = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0)
+        labels = torch.tensor([[0, 3, -1], [1, 2, 3]])
+        model.losses(torch.zeros(2, 3, 3), torch.zeros(2, 3, 4), labels, *no_pairs)
+        assert storage.latest()["num_fg_per_image"][0] == 1.5
 
 
 def test_inference_keeps_the_predictions_and_finds_what_scores():
@@ -194,6 +252,23 @@ def test_inference_keeps_the_predictions_and_finds_what_scores():
     torch.testing.assert_close(result.scores, torch.tensor([2.0, 1.0]).sigmoid())
     (result,) = model.forward_inference(images, features, (logits - 9, deltas))
     assert len(result) == 0 and result.pred_boxes.tensor.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "settings, count",
+    [({}, 2), ({"test_nms_thresh": 0.3}, 1), ({"test_topk_candidates": 1}, 1), ({"max_detections_per_image": 1}, 1)],
+)
+def test_settings_of_the_inference(settings, count):
+    """Two boxes of one class with an IoU of 1/3, in each of two images of different sizes."""
+    model = tiny_yolof(num_classes=2, test_score_thresh=0.5, **settings).eval()
+    inputs = batch(NONE, NONE)
+    inputs[1]["image"] = inputs[1]["image"][:, :64, :96]
+    images = model.preprocess_image(inputs)
+    logits, deltas = torch.full((2, 6, 3, 4), -9.0), torch.zeros(2, 12, 3, 4)
+    logits[:, 3, 1, 1:3] = 2.0
+    results = model.forward_inference(images, None, (logits, deltas))
+    assert [len(result) for result in results] == [count] * 2
+    assert [tuple(result.image_size) for result in results] == [(96, 128), (64, 96)]
 
 
 def test_detections_are_scaled_to_the_size_asked_for():
