@@ -209,20 +209,36 @@ def _apply_overrides(cfg, overrides):
             )
         key = override.key_or_group
         _check_key(cfg, key)
-        OmegaConf.update(cfg, key, _as_type_of(OmegaConf.select(cfg, key), override.value(), text), merge=True)
+        value = override.value()
+        if value is None and not _may_be_null(cfg, key):
+            raise ConfigError(f"{text!r}: this cannot be null; give a value, or leave the setting out.")
+        OmegaConf.update(cfg, key, _as_type_of(OmegaConf.select(cfg, key), value, text), merge=True)
+
+
+def _may_be_null(cfg, key):
+    """Whether null can stand at `key`: not for a section, nor for an argument whose default is another value."""
+    old = OmegaConf.select(cfg, key)
+    if old is None or isinstance(old, str):
+        return True
+    where, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, where) if where else cfg
+    parameter = _parameters(node).get(name)
+    return not isinstance(old, DictConfig) if parameter is None else parameter.default is None
 
 
 def _as_type_of(old, new, text):
     """`new`, if it can stand where `old` stands: a number for a number, a section for a section. Two whole numbers can
     stand for one: (height, width) for a side."""
+    if isinstance(old, DictConfig) and not isinstance(new, dict) and new is not None:
+        raise ConfigError(f"{text!r}: this is a section; set one of its keys, {', '.join(old)}.")
     if new is None:
         fits = True
-    elif isinstance(old, (bool, DictConfig)):
-        fits = isinstance(new, (bool, dict)) and isinstance(new, dict) == isinstance(old, DictConfig)
+    elif isinstance(old, bool):
+        fits = isinstance(new, bool)
     elif isinstance(old, (int, float)):
         fits = isinstance(new, (int, float)) and not isinstance(new, bool)
         if fits and isinstance(old, int) and isinstance(new, float):
-            fits, new = new == int(new), int(new)  # 1e4
+            fits, new = new.is_integer(), int(new) if new.is_integer() else new  # 1e4
         elif isinstance(old, int) and isinstance(new, list):
             fits = [type(number) for number in new] == [int, int]
     else:
@@ -242,9 +258,9 @@ def _check_key(cfg, key):
             known = isinstance(node, DictConfig) and part in node
         if not known:
             where = ".".join(done)
-            if where in _OPEN_SECTIONS or part in _arguments(node):
+            if where in _OPEN_SECTIONS or part in _parameters(node):
                 return
-            candidates = list(_keys(cfg)) + [f"{where}.{name}" for name in _arguments(node)]
+            candidates = list(_keys(cfg)) + [f"{where}.{name}" for name in _parameters(node)]
             raise ConfigError(f"The config has no key {key!r}.{_suggest(key, candidates)}")
         done.append(part)
         node = node[int(part)] if isinstance(node, ListConfig) else node._get_node(part)
@@ -252,10 +268,10 @@ def _check_key(cfg, key):
             node = node._dereference_node()
 
 
-def _arguments(node):
-    """Names of the keyword arguments that the callable of a `_target_` node takes."""
+def _parameters(node):
+    """The keyword arguments that the callable of a `_target_` node takes, by name."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
-        return ()
+        return {}
     target = node._target_
     if isinstance(target, str):
         from detectron2.utils.registry import locate
@@ -263,7 +279,8 @@ def _arguments(node):
         target = locate(target)
     target = getattr(target, "__init__", target) if inspect.isclass(target) else target
     target = inspect.unwrap(target)
-    return tuple(name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs"))
+    parameters = inspect.signature(target).parameters
+    return {name: value for name, value in parameters.items() if name not in ("self", "args", "kwargs")}
 
 
 def _keys(node, prefix=""):

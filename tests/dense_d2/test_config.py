@@ -94,7 +94,8 @@ def test_yaml_builds_only_what_a_config_needs(tmp_path):
         ("train.max_iter=abc", "the value now is 10"),
         ("train.max_iter=1.5", "the value now is 10"),
         ("train.max_iter=1,2", "sweeps are not supported"),
-        ("train=true", "a DictConfig"),
+        ("train.max_iter=inf", "the value now is 10"),
+        ("train=true", "a section; set one of its keys, max_iter, output_dir"),
         ("--eval-only", "flags go before"),
     ],
 )
@@ -102,6 +103,14 @@ def test_values_of_another_kind_are_refused(row, override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(row, [override])
     assert load_config(row, ["train.max_iter=1e4"]).train.max_iter == 10000
+
+
+def test_null_only_where_the_constructor_takes_it(row):
+    for key in ("model", "model.in_features", "train"):
+        with pytest.raises(ConfigError, match=f"'{key}=null': this cannot be null"):
+            load_config(row, [f"{key}=null"])
+    for key in ("model.device", "train.max_iter", "train.output_dir"):  # a default of None; no constructor
+        assert OmegaConf.select(load_config(row, [f"{key}=null"]), key) is None
 
 
 def test_two_whole_numbers_stand_for_a_side(row):
