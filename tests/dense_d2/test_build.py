@@ -35,6 +35,38 @@ def test_a_value_that_a_constructor_refuses_is_an_error_of_its_section(override,
         build(load_config(YOLOX, [override]).model, "model")
 
 
+@pytest.mark.parametrize(
+    "row, override, message",
+    [
+        ("yolof/yolof_thin_shapes", "head_in_features=[res5]", r"\['res5'\], but the backbone gives \['res4'\]"),
+        (
+            "yolof/yolof_thin_shapes",
+            "anchor_generator.strides=[32]",
+            r"strides \[16\], but anchor_generator.strides is \[32\]",
+        ),
+        (
+            "yolof/yolof_thin_shapes",
+            "head.encoder.in_channels=64",
+            "res4 has 128 channels, but head.encoder.in_channels is 64",
+        ),
+        ("vfnet/vfnet_thin_bccd", "head_in_features=[p3,p4]", r"strides \[8, 16\], but head.strides is \[8, 16, 32"),
+        (
+            "asff/asff_thin_bccd",
+            "anchors.strides=[8,16,64]",
+            r"strides \[8, 16, 32\], but anchors.strides is \[8, 16, 64\]",
+        ),
+        (
+            "asff/retinanet_r50_1x",
+            "anchor_generator.strides=[8,16,32,64,64]",
+            r"but anchor_generator.strides is \[8, .*64\]",
+        ),
+    ],
+)
+def test_parts_of_a_detector_that_do_not_fit(row, override, message):
+    with pytest.raises(UserError, match=f"model: .*{message}"):
+        build(load_config(f"configs/{row}.py", [f"model.{override}"]).model, "model")
+
+
 @pytest.mark.parametrize("name", ["test_score_thresh", "test_nms_thresh"])
 @pytest.mark.parametrize("value", [-0.1, 2])
 def test_thresholds_are_from_0_to_1(name, value):
