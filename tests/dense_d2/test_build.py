@@ -38,6 +38,12 @@ def test_a_value_that_a_constructor_refuses_is_an_error_of_its_section(override,
 @pytest.mark.parametrize(
     "row, override, message",
     [
+        ("yolof/yolof_thin_shapes", "matcher.topk=0", "topk is 0; it must be above 0"),
+        ("yolof/yolof_thin_shapes", "head.decoder.prior_prob=2", "prior_prob is 2; a probability"),
+        ("vfnet/vfnet_thin_bccd", "head.prior_prob=0", "prior_prob is 0; a probability"),
+        ("vfnet/vfnet_thin_bccd", "assigner.topk=-1", "topk is -1; it must be above 0"),
+        ("vfnet/vfnet_thin_bccd", "assigner.anchor_scale=0", "anchor_scale is 0; it must be above 0"),
+        ("asff/asff_thin_bccd", "anchors.priors.2.2.1=-150", r"\(120, -150\).*; sides are above 0"),
         ("yolof/yolof_thin_shapes", "head_in_features=[res5]", r"\['res5'\], but the backbone gives \['res4'\]"),
         (
             "yolof/yolof_thin_shapes",
@@ -62,7 +68,7 @@ def test_a_value_that_a_constructor_refuses_is_an_error_of_its_section(override,
         ),
     ],
 )
-def test_parts_of_a_detector_that_do_not_fit(row, override, message):
+def test_values_and_parts_that_a_detector_refuses(row, override, message):
     with pytest.raises(UserError, match=f"model: .*{message}"):
         build(load_config(f"configs/{row}.py", [f"model.{override}"]).model, "model")
 
