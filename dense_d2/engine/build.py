@@ -1,6 +1,7 @@
 """Building what the sections of a config describe. A value that does not work is the user's to mend: an error names it."""
 
 import contextlib
+import traceback
 
 import torch
 from detectron2.config import instantiate
@@ -33,12 +34,17 @@ def build(section, name):
 
 @contextlib.contextmanager
 def naming(section):
-    """Turns what a constructor raises inside into a UserError that names the section of the config."""
+    """Turns what a constructor raises inside into a UserError that names the section of the config.
+
+    A ValueError that no line raises, as of `min([])`, was not written for users: it keeps its traceback.
+    """
     try:
         yield
     except UserError:
         raise
     except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "raise " not in traceback.extract_tb(error.__traceback__)[-1].line:
+            raise
         raise UserError(f"{section}: {error}") from error
 
 

@@ -89,6 +89,12 @@ def test_what_is_counted_from_1_is_not_0(key):
         check_settings(train)
 
 
+def test_a_mistake_of_the_code_keeps_its_traceback():
+    with pytest.raises(ValueError, match="year") as error:
+        build(OmegaConf.create({"_target_": "datetime.date", "year": 0, "month": 1, "day": 1}), "model")
+    assert not isinstance(error.value, UserError)
+
+
 def test_a_device_that_is_not_there_is_an_error():
     with pytest.raises(UserError, match="train.device=gpu is not there .*; give cuda on a GPU, else cpu"):
         check_settings(load_config(YOLOX, ["train.device=gpu"]).train)
