@@ -12,6 +12,7 @@ import os
 import yaml
 from detectron2.config import CfgNode, LazyConfig, get_cfg
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from .datasets import resolve_datasets
 from .errors import UserError
@@ -97,6 +98,7 @@ def load_config(path, overrides=()):
     _apply_overrides(cfg, overrides)
     if {"model", "train", "dataloader"} <= set(cfg):
         _check_sections(cfg, path)
+        _check_links(cfg, path)
     if "dataset" in cfg:
         resolve_datasets(cfg)
     return cfg
@@ -159,6 +161,14 @@ def _check_sections(cfg, path):
         for key in set(section) - set(known):
             name = f"{where}.{key}".lstrip(".")
             raise ConfigError(f"{path}: the config has no key {name!r}.{_suggest(key, known)}")
+
+
+def _check_links(cfg, path):
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except InterpolationResolutionError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: {error.full_key} follows a setting that is not there: {reason}") from error
 
 
 def _load_yacs(path, overrides):

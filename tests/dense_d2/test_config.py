@@ -113,6 +113,11 @@ def test_null_only_where_the_constructor_takes_it(row):
         assert OmegaConf.select(load_config(row, [f"{key}=null"]), key) is None
 
 
+def test_an_override_that_cuts_what_others_follow_is_refused():
+    with pytest.raises(ConfigError, match="dataloader.train.multi_scale.first follows .*composition.input_size"):
+        load_config("configs/asff/asff_thin_bccd.py", ["dataloader.train.composition=null"])
+
+
 def test_two_whole_numbers_stand_for_a_side(row):
     assert list(load_config(row, ["model.in_features=[320,416]"]).model.in_features) == [320, 416]
     assert load_config(row, ["model.in_features=[320,416]", "model.in_features=96"]).model.in_features == 96
