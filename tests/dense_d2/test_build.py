@@ -38,6 +38,9 @@ def test_a_value_that_a_constructor_refuses_is_an_error_of_its_section(override,
 @pytest.mark.parametrize(
     "row, override, message",
     [
+        ("vfnet/vfnet_thin_bccd", "backbone.in_features=[res3,res4]", r"strides \[8, 16\].*list the maps of strides 8"),
+        ("vfnet/vfnet_thin_bccd", "backbone.top_in_feature=p9", "top_in_feature is 'p9'; .*'p5' or the last of them"),
+        ("asff/asff_thin_bccd", "backbone.widen={p9:64}", r"widen names \['p3', 'p9'\], but in_features"),
         ("yolof/yolof_thin_shapes", "matcher.topk=0", "topk is 0; it must be above 0"),
         ("yolof/yolof_thin_shapes", "head.decoder.prior_prob=2", "prior_prob is 2; a probability"),
         ("vfnet/vfnet_thin_bccd", "head.prior_prob=0", "prior_prob is 0; a probability"),
