@@ -48,6 +48,8 @@ class Anchors(nn.Module):
             raise ValueError(
                 f"anchors.priors={priors} and strides={list(strides)}; list a stride and equally many sizes for each level"
             )
+        if any(side <= 0 for level in priors for size in level for side in size):
+            raise ValueError(f"anchors.priors={priors}; sides are above 0")
         self.level_strides, self.free_slot, self.num_priors = list(strides), free_slot, len(priors[0])
         self.num_slots = self.num_priors + free_slot
         free = [[(FREE_SIZE * stride, FREE_SIZE * stride)] if free_slot else [] for stride in strides]

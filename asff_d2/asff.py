@@ -90,9 +90,7 @@ class ASFF(DenseDetector):
                 f"the head has {head.num_slots} slots a cell and {head.num_classes} classes, the model {anchors.num_slots} "
                 f"and {num_classes}; link head.num_priors, head.free_slot and head.num_classes to them"
             )
-        strides = [backbone.output_shape()[name].stride for name in head_in_features]
-        if strides != anchors.level_strides:
-            raise ValueError(f"head_in_features have strides {strides}, anchors.strides is {anchors.level_strides}")
+        self.require_strides(anchors.level_strides, "anchors.strides")
         if mixup_weight not in MIXUP_WEIGHTS:
             raise ValueError(f"mixup_weight={mixup_weight!r} is not known; use one of {MIXUP_WEIGHTS}")
         self.anchors = anchors

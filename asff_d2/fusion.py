@@ -129,9 +129,8 @@ class ASFFNeck(Backbone):
         super().__init__()
         self.bottom_up, self.compress_channels = bottom_up, compress_channels
         shapes = bottom_up.output_shape()
-        _check(fusion, in_features, shapes)
-        in_features = list(in_features)
-        widen = dict(widen or {})
+        in_features, widen = list(in_features), dict(widen or {})
+        _check(fusion, in_features, widen, shapes)
         block = partial(conv_block, norm=norm, activation=activation, norm_eps=norm_eps, norm_momentum=norm_momentum)
         self.widen = nn.ModuleDict({name: block(shapes[name].channels, c, 3) for name, c in widen.items()})
         channels = [widen.get(name, shapes[name].channels) for name in in_features]
@@ -200,7 +199,7 @@ class ASFFNeck(Backbone):
         return (outputs, weights, fused) if return_weights else outputs
 
 
-def _check(fusion, in_features, shapes):
+def _check(fusion, in_features, widen, shapes):
     if fusion not in FUSIONS:
         raise ValueError(f"fusion={fusion!r} is not known; use one of {FUSIONS}")
     missing = [name for name in in_features if name not in shapes]
@@ -209,6 +208,8 @@ def _check(fusion, in_features, shapes):
     strides = [shapes[name].stride for name in in_features]
     if len(strides) < 2 or any(b != 2 * a for a, b in zip(strides, strides[1:])):
         raise ValueError(
-            f"in_features={list(in_features)} have strides {strides}; list two or more levels, each of twice the stride "
+            f"in_features={in_features} have strides {strides}; list two or more levels, each of twice the stride "
             "of the one before"
         )
+    if not set(widen) <= set(in_features):
+        raise ValueError(f"widen names {list(widen)}, but in_features is {in_features}")

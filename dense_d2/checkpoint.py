@@ -116,8 +116,6 @@ class DenseCheckpointer(DetectionCheckpointer):
         target = self.model.state_dict()
         state, scope = self._recognise(state, target, path, caffe2=checkpoint.get("format") == "caffe2")
         state, scope, fresh = _move_below_new_necks(state, scope, target)
-        found = {**_pixel_settings(checkpoint.get("meta", {})), **_pixel_settings(state)}
-        _check_pixel_settings(found, _pixel_settings(self.meta), path)
         if whole and (scope or fresh):
             holds = "only a backbone" if scope else f"a detector without {shorten(sorted(fresh))}"
             raise CheckpointError(
@@ -141,6 +139,8 @@ class DenseCheckpointer(DetectionCheckpointer):
         }
         if missing or unexpected or shapes:
             raise CheckpointError(self._mismatch_message(path, missing, unexpected, shapes))
+        found = {**_pixel_settings(checkpoint.get("meta", {})), **_pixel_settings(state)}
+        _check_pixel_settings(found, _pixel_settings(self.meta), path)
         kept = OrderedDict((key, value) for key, value in state.items() if key in target and key not in skipped)
         if hasattr(state, "_metadata"):
             kept._metadata = state._metadata

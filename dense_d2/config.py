@@ -12,6 +12,7 @@ import os
 import yaml
 from detectron2.config import CfgNode, LazyConfig, get_cfg
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from .datasets import resolve_datasets
 from .errors import UserError
@@ -97,6 +98,7 @@ def load_config(path, overrides=()):
     _apply_overrides(cfg, overrides)
     if {"model", "train", "dataloader"} <= set(cfg):
         _check_sections(cfg, path)
+        _check_links(cfg, path)
     if "dataset" in cfg:
         resolve_datasets(cfg)
     return cfg
@@ -161,6 +163,14 @@ def _check_sections(cfg, path):
             raise ConfigError(f"{path}: the config has no key {name!r}.{_suggest(key, known)}")
 
 
+def _check_links(cfg, path):
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except InterpolationResolutionError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: {error.full_key} follows a setting that is not there: {reason}") from error
+
+
 def _load_yacs(path, overrides):
     cfg = get_cfg()
     for add_config in _yacs_defaults:
@@ -209,20 +219,34 @@ def _apply_overrides(cfg, overrides):
             )
         key = override.key_or_group
         _check_key(cfg, key)
-        OmegaConf.update(cfg, key, _as_type_of(OmegaConf.select(cfg, key), override.value(), text), merge=True)
+        value = override.value()
+        if value is None and not _may_be_null(cfg, key):
+            raise ConfigError(f"{text!r}: a section cannot be null; set one of its keys, or leave it as it is.")
+        OmegaConf.update(cfg, key, _as_type_of(OmegaConf.select(cfg, key), value, text), merge=True)
+
+
+def _may_be_null(cfg, key):
+    """Whether null can stand at `key`: not for a section, unless it is an argument whose default is null."""
+    if not isinstance(OmegaConf.select(cfg, key), DictConfig):
+        return True
+    where, _, name = key.rpartition(".")
+    parameter = _parameters(OmegaConf.select(cfg, where) if where else cfg).get(name)
+    return parameter is not None and parameter.default is None
 
 
 def _as_type_of(old, new, text):
     """`new`, if it can stand where `old` stands: a number for a number, a section for a section. Two whole numbers can
     stand for one: (height, width) for a side."""
+    if isinstance(old, DictConfig) and not isinstance(new, dict) and new is not None:
+        raise ConfigError(f"{text!r}: this is a section; set one of its keys, {', '.join(old)}.")
     if new is None:
         fits = True
-    elif isinstance(old, (bool, DictConfig)):
-        fits = isinstance(new, (bool, dict)) and isinstance(new, dict) == isinstance(old, DictConfig)
+    elif isinstance(old, bool):
+        fits = isinstance(new, bool)
     elif isinstance(old, (int, float)):
         fits = isinstance(new, (int, float)) and not isinstance(new, bool)
         if fits and isinstance(old, int) and isinstance(new, float):
-            fits, new = new == int(new), int(new)  # 1e4
+            fits, new = new.is_integer(), int(new) if new.is_integer() else new  # 1e4
         elif isinstance(old, int) and isinstance(new, list):
             fits = [type(number) for number in new] == [int, int]
     else:
@@ -242,9 +266,9 @@ def _check_key(cfg, key):
             known = isinstance(node, DictConfig) and part in node
         if not known:
             where = ".".join(done)
-            if where in _OPEN_SECTIONS or part in _arguments(node):
+            if where in _OPEN_SECTIONS or part in _parameters(node):
                 return
-            candidates = list(_keys(cfg)) + [f"{where}.{name}" for name in _arguments(node)]
+            candidates = list(_keys(cfg)) + [f"{where}.{name}" for name in _parameters(node)]
             raise ConfigError(f"The config has no key {key!r}.{_suggest(key, candidates)}")
         done.append(part)
         node = node[int(part)] if isinstance(node, ListConfig) else node._get_node(part)
@@ -252,10 +276,10 @@ def _check_key(cfg, key):
             node = node._dereference_node()
 
 
-def _arguments(node):
-    """Names of the keyword arguments that the callable of a `_target_` node takes."""
+def _parameters(node):
+    """The keyword arguments that the callable of a `_target_` node takes, by name."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
-        return ()
+        return {}
     target = node._target_
     if isinstance(target, str):
         from detectron2.utils.registry import locate
@@ -263,7 +287,8 @@ def _arguments(node):
         target = locate(target)
     target = getattr(target, "__init__", target) if inspect.isclass(target) else target
     target = inspect.unwrap(target)
-    return tuple(name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs"))
+    parameters = inspect.signature(target).parameters
+    return {name: value for name, value in parameters.items() if name not in ("self", "args", "kwargs")}
 
 
 def _keys(node, prefix=""):

@@ -9,6 +9,8 @@ depends on the size of the image, and 500 boxes need little memory.
 Shapes: N images, L levels, R locations, M boxes of the whole batch, C = up to L * topk candidates of a box.
 """
 
+from dense_d2.errors import require_positive
+
 import torch
 
 from .points import broadcast_iou
@@ -36,6 +38,7 @@ class ATSSAssigner:
             anchor_scale: side of the square anchor at every location, in strides.
             ignore_iof_thresh: ignore locations of whose anchor a larger part lies in an ignored box; None: none.
         """
+        require_positive(topk=topk, anchor_scale=anchor_scale)
         self.topk, self.anchor_scale, self.ignore_iof_thresh = topk, anchor_scale, ignore_iof_thresh
 
     @torch.no_grad()

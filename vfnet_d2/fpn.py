@@ -56,7 +56,14 @@ class VFNetFPN(FPN):
             top_in_feature: what P6 is made of: "p5", or the last of `in_features` (RetinaNet, FoveaBox, RepPoints).
             relu_before_p7: false in ATSS and RetinaNet.
         """
-        top_channels = out_channels if top_in_feature == "p5" else bottom_up.output_shape()[top_in_feature].channels
+        shapes = bottom_up.output_shape()
+        strides = [shapes[name].stride if name in shapes else None for name in in_features]
+        if strides != [8, 16, 32] or top_in_feature not in ("p5", in_features[-1]):
+            raise ValueError(
+                f"in_features is {list(in_features)} with strides {strides}, of a backbone with {list(shapes)}, and "
+                f"top_in_feature is {top_in_feature!r}; list the maps of strides 8, 16 and 32, and give 'p5' or the last of them"
+            )
+        top_channels = out_channels if top_in_feature == "p5" else shapes[top_in_feature].channels
         top_block = LevelsP6P7(top_channels, out_channels, top_in_feature, relu_before_p7, norm)
         super().__init__(bottom_up, list(in_features), out_channels, norm=norm, top_block=top_block)
         for name, child in self.named_children():

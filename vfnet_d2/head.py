@@ -8,11 +8,10 @@ Shapes: N images, C channels, Hi x Wi the map of level i, K classes. The box of 
 distances to its sides in pixels of the network input.
 """
 
-import math
 from typing import List, NamedTuple, Optional
 
 from dense_d2.modeling.deform_conv import ModulatedDeformConv2d
-from dense_d2.modeling.layers import ConvBlock
+from dense_d2.modeling.layers import ConvBlock, bias_of
 
 import torch
 from torch import nn
@@ -171,4 +170,4 @@ def init_head(head, cls_layer, prior_prob):
             nn.init.normal_(module.weight, std=0.01)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    nn.init.constant_(cls_layer.bias, -math.log((1 - prior_prob) / prior_prob))
+    nn.init.constant_(cls_layer.bias, bias_of(prior_prob))

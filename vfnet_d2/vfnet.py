@@ -89,6 +89,7 @@ class VFNet(DenseDetector):
                 f"num_classes is {num_classes} but head.num_classes is {head.num_classes}; set the first and link the "
                 "second to it"
             )
+        self.require_strides(head.strides, "head.strides")
         self.assigner = assigner
         self.cls_loss = cls_loss
         self.box_loss = box_loss

@@ -7,7 +7,7 @@ Shapes: N images, C channels, H x W the feature map, A anchors a cell, K classes
 
 import math
 
-from dense_d2.modeling.layers import make_activation, make_norm
+from dense_d2.modeling.layers import bias_of, make_activation, make_norm
 
 import torch
 from torch import nn
@@ -81,7 +81,7 @@ class YOLOFDecoder(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
-        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+        nn.init.constant_(self.cls_score.bias, bias_of(prior_prob))
 
     def forward(self, feature):
         """

@@ -6,6 +6,8 @@ alone 37.1): those and the anchors of the k nearest predicted boxes.
 Shapes: R anchors, M ground-truth boxes, P pairs, k matches a box and source.
 """
 
+from dense_d2.errors import require_positive
+
 import torch
 
 __all__ = ["UniformMatcher"]
@@ -19,6 +21,7 @@ class UniformMatcher:
 
     def __init__(self, topk=4):
         """`topk`: k; 4 for C5, 8 for DC5."""
+        require_positive(topk=topk)
         self.topk = topk
 
     @torch.no_grad()

@@ -94,6 +94,13 @@ class YOLOF(DenseDetector):
                 f"num_classes is {num_classes} but head.decoder.num_classes is {head.decoder.num_classes}; "
                 "set the first and link the second to it"
             )
+        self.require_strides(anchor_generator.strides, "anchor_generator.strides")
+        found = backbone.output_shape()[self.head_in_features[0]].channels
+        if found != head.encoder.lateral_conv.in_channels:
+            raise ValueError(
+                f"{self.head_in_features[0]} has {found} channels, but head.encoder.in_channels is "
+                f"{head.encoder.lateral_conv.in_channels}; make them equal"
+            )
         self.anchor_generator = anchor_generator
         self.box2box_transform = box2box_transform
         self.matcher = matcher

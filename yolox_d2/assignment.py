@@ -28,7 +28,6 @@ __all__ = [
     "matched_ious",
     "no_match",
     "pad_instances",
-    "require_positive",
 ]
 
 BACKGROUND, IGNORED = -1, -2
@@ -91,13 +90,6 @@ class CellAssigner:
                 f"{type(self).__name__} is for one prediction a cell, not for {num_anchors} anchors; "
                 "use AnchorAssigner, or a head with num_anchors=1 and no anchor_sizes"
             )
-
-
-def require_positive(**arguments):
-    """Raises ValueError for the first that is not above 0."""
-    for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be above 0")
 
 
 def make_priors(sizes, strides, anchor_sizes=None, device=None):

@@ -5,8 +5,9 @@ Source: YOLOX, section 2.1, "Decoupled head" and Fig. 2; "End-to-end YOLO" for t
 Shapes: N images, C channels of a level, H x W its map, A anchors a cell, K classes. Channels of outputs are anchor-major.
 """
 
-import math
 from typing import List, NamedTuple, Optional
+
+from dense_d2.modeling.layers import bias_of
 
 import torch
 from torch import nn
@@ -94,7 +95,7 @@ class YOLOXHead(nn.Module):
             nn.ModuleList(Selector(channels, num_anchors, spatial) for _ in in_channels) if selector else None
         )
         for layer in [*self.cls_preds, *self.obj_preds]:
-            nn.init.constant_(layer.bias, _logit(prior_prob))
+            nn.init.constant_(layer.bias, bias_of(prior_prob))
 
     def forward(self, features):
         """list of (N, C, H, W), high resolution first -> HeadOutputs."""
@@ -142,7 +143,7 @@ class CoupledHead(nn.Module):
         )
         for pred in self.preds:
             bias = pred.bias.data.view(num_anchors, 5 + num_classes)
-            nn.init.constant_(bias[:, 4:], _logit(prior_prob))
+            nn.init.constant_(bias[:, 4:], bias_of(prior_prob))
 
     def forward(self, features):
         """See `YOLOXHead.forward`."""
@@ -155,9 +156,3 @@ class CoupledHead(nn.Module):
             if self.selectors is not None:
                 select_logits.append(self.selectors[level](feature))
         return HeadOutputs(*(list(parts) for parts in zip(*outputs)), select_logits or None)
-
-
-def _logit(probability):
-    if not 0 < probability < 1:
-        raise ValueError(f"prior_prob is {probability}; a probability at initialisation is above 0 and below 1")
-    return -math.log((1 - probability) / probability)

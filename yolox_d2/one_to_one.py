@@ -10,6 +10,8 @@ had it bids again.
 Shapes: N images, R priors, M padded ground-truth boxes, C priors of the cells near a box.
 """
 
+from dense_d2.errors import require_positive
+
 import torch
 
 from .assignment import (
@@ -21,7 +23,6 @@ from .assignment import (
     centers_of,
     matched_ious,
     no_match,
-    require_positive,
 )
 
 __all__ = ["OneToOneAssigner"]

@@ -14,6 +14,8 @@ D boxes that want more, Q orphans: candidates near no box, wanted by several.
 
 from typing import NamedTuple
 
+from dense_d2.errors import require_positive
+
 import torch
 
 from .assignment import (
@@ -24,7 +26,6 @@ from .assignment import (
     cells_near,
     centers_of,
     no_match,
-    require_positive,
 )
 
 __all__ = ["SimOTA"]

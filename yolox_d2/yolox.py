@@ -117,7 +117,7 @@ class YOLOX(DenseAnswers, DenseDetector):
         self.class_agnostic_nms = class_agnostic_nms
         shapes = backbone.output_shape()
         found = {name: shape.channels for name, shape in shapes.items()}
-        if [found.get(name) for name in head_in_features] != head.in_channels:
+        if [found[name] for name in head_in_features] != head.in_channels:
             raise ValueError(
                 f"head_in_features is {list(head_in_features)} of {found}; the head takes maps of {head.in_channels} channels"
             )

@@ -37,7 +37,7 @@ def _as_range(edge):
 
 
 def fit_edges(height, width, short_edge, long_edge):
-    """(height, width) scaled by the greatest factor that both limits allow, sides rounded half up."""
+    """(height, width) scaled by the greatest factor that both limits allow, sides rounded half up, to at least 1."""
     short_edge, long_edge = sorted((short_edge, long_edge))
     factor = min(long_edge / max(height, width), short_edge / min(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))

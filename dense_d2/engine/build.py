@@ -1,6 +1,7 @@
 """Building what the sections of a config describe. A value that does not work is the user's to mend: an error names it."""
 
 import contextlib
+import traceback
 
 import torch
 from detectron2.config import instantiate
@@ -39,7 +40,13 @@ def naming(section):
     except UserError:
         raise
     except (ImportError, TypeError, ValueError) as error:
-        raise UserError(f"{section}: {error}") from error
+        raise UserError(f"{section}: {error}{_origin(error)}") from error
+
+
+def _origin(error):
+    """The place of an error that no line raises, as of `min([])`: its message was not written for users."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return "" if "raise " in frame.line else f" ({frame.filename}, line {frame.lineno})"
 
 
 def build_hooks(cfg):

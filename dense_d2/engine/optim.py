@@ -7,7 +7,7 @@ from typing import Mapping, Optional
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
 
-from ..errors import UserError
+from ..errors import UserError, require_positive
 
 __all__ = ["CosineCycles", "WarmupCosine", "WarmupMultiStep", "param_groups"]
 
@@ -108,6 +108,7 @@ class CosineCycles(ParamScheduler):
     """
 
     def __init__(self, *, max_iter, cycle_iters, end_factor=0.01):
+        require_positive(cycle_iters=cycle_iters)
         self.max_iter, self.cycle_iters, self.end_factor = max_iter, cycle_iters, end_factor
 
     def __call__(self, where):
@@ -137,11 +138,13 @@ class WarmupCosine(ParamScheduler):
         self.cosine_from = warmup_iters if cosine_from is None else cosine_from
         self.end_factor, self.step_iters = end_factor, step_iters
         self.cosine_to = max_iter - flat_iters
+        require_positive(step_iters=step_iters)
         if not warmup_iters <= self.cosine_from < self.cosine_to:
+            later = "" if cosine_from is None else "cosine_from, "
             raise UserError(
                 f"The schedule has no room: warm-up until {warmup_iters}, cosine from {self.cosine_from} to {self.cosine_to} "
-                f"(train.max_iter={max_iter} less flat_iters={flat_iters}). Lower lr_multiplier.warmup_iters and "
-                "lr_multiplier.flat_iters, or train longer."
+                f"(train.max_iter={max_iter} less flat_iters={flat_iters}). Lower lr_multiplier.warmup_iters, {later}"
+                "flat_iters, or train longer."
             )
 
     def __call__(self, where):

@@ -88,6 +88,7 @@ class DenseDetector(_DenseDetector):
                 f"pixel_mean is {list(pixel_mean)} and pixel_std {list(pixel_std)}; give one number a channel, to the "
                 "latter above 0"
             )
+        self._check_features(backbone, head_in_features)
         super().__init__(
             fold_frozen_norms(backbone),
             head,
@@ -104,6 +105,22 @@ class DenseDetector(_DenseDetector):
         self.pad_value = pad_value
         self.clip_boxes = clip_boxes
         self.channels_last = channels_last
+
+    @staticmethod
+    def _check_features(backbone, names):
+        found = list(backbone.output_shape())
+        if names is not None and not (names and set(names) <= set(found)):
+            raise ValueError(f"head_in_features is {names}, but the backbone gives {found}; list names of these")
+
+    def require_strides(self, strides, setting):
+        """Raises ValueError unless the maps that the head takes have these strides. Args: setting, their name in a config."""
+        shapes = self.backbone.output_shape()
+        found = [shapes[name].stride for name in self.head_in_features]
+        if found != list(strides):
+            raise ValueError(
+                f"head_in_features is {self.head_in_features} with strides {found}, but {setting} is {list(strides)}; make "
+                "them equal"
+            )
 
     def forward(self, batched_inputs):
         """

@@ -1,11 +1,13 @@
 """Norm and activation layers by name, and the convolution block that the Darknet family is made of."""
 
+import math
+
 from dense_d2.errors import UserError
 
 from detectron2.layers import get_norm
 from torch import nn
 
-__all__ = ["ConvBlock", "make_activation", "make_norm"]
+__all__ = ["ConvBlock", "bias_of", "make_activation", "make_norm"]
 
 ACTIVATIONS = {
     "ReLU": lambda: nn.ReLU(inplace=True),
@@ -34,6 +36,13 @@ def make_norm(name, channels, eps=None, momentum=None):
     if momentum is not None:
         norm.momentum = momentum
     return norm
+
+
+def bias_of(prior_prob):
+    """The bias with which a sigmoid starts at a probability."""
+    if not 0 < prior_prob < 1:
+        raise ValueError(f"prior_prob is {prior_prob}; a probability at initialisation is above 0 and below 1")
+    return -math.log((1 - prior_prob) / prior_prob)
 
 
 class ConvBlock(nn.Module):

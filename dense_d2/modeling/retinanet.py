@@ -95,6 +95,7 @@ class DenseRetinaNet(DenseDetector):
             **kwargs,
         )
         _check(head, anchor_generator, num_classes, box_reg_loss_type, loss_normalizer)
+        self.require_strides(anchor_generator.strides, "anchor_generator.strides")
         self.anchor_generator = anchor_generator
         self.box2box_transform = box2box_transform
         self.anchor_matcher = anchor_matcher

@@ -36,6 +36,47 @@ def test_a_value_that_a_constructor_refuses_is_an_error_of_its_section(override,
         build(load_config(YOLOX, [override]).model, "model")
 
 
+@pytest.mark.parametrize(
+    "row, override, message",
+    [
+        ("vfnet/vfnet_thin_bccd", "backbone.in_features=[res3,res4]", r"strides \[8, 16\].*list the maps of strides 8"),
+        ("vfnet/vfnet_thin_bccd", "backbone.top_in_feature=p9", "top_in_feature is 'p9'; .*'p5' or the last of them"),
+        ("asff/asff_thin_bccd", "backbone.widen={p9:64}", r"widen names \['p3', 'p9'\], but in_features"),
+        ("yolof/yolof_thin_shapes", "matcher.topk=0", "topk is 0; it must be above 0"),
+        ("yolof/yolof_thin_shapes", "head.decoder.prior_prob=2", "prior_prob is 2; a probability"),
+        ("vfnet/vfnet_thin_bccd", "head.prior_prob=0", "prior_prob is 0; a probability"),
+        ("vfnet/vfnet_thin_bccd", "assigner.topk=-1", "topk is -1; it must be above 0"),
+        ("vfnet/vfnet_thin_bccd", "assigner.anchor_scale=0", "anchor_scale is 0; it must be above 0"),
+        ("asff/asff_thin_bccd", "anchors.priors.2.2.1=-150", r"\(120, -150\).*; sides are above 0"),
+        ("yolof/yolof_thin_shapes", "head_in_features=[res5]", r"\['res5'\], but the backbone gives \['res4'\]"),
+        (
+            "yolof/yolof_thin_shapes",
+            "anchor_generator.strides=[32]",
+            r"strides \[16\], but anchor_generator.strides is \[32\]",
+        ),
+        (
+            "yolof/yolof_thin_shapes",
+            "head.encoder.in_channels=64",
+            "res4 has 128 channels, but head.encoder.in_channels is 64",
+        ),
+        ("vfnet/vfnet_thin_bccd", "head_in_features=[p3,p4]", r"strides \[8, 16\], but head.strides is \[8, 16, 32"),
+        (
+            "asff/asff_thin_bccd",
+            "anchors.strides=[8,16,64]",
+            r"strides \[8, 16, 32\], but anchors.strides is \[8, 16, 64\]",
+        ),
+        (
+            "asff/retinanet_r50_1x",
+            "anchor_generator.strides=[8,16,32,64,64]",
+            r"but anchor_generator.strides is \[8, .*64\]",
+        ),
+    ],
+)
+def test_values_and_parts_that_a_detector_refuses(row, override, message):
+    with pytest.raises(UserError, match=f"model: .*{message}"):
+        build(load_config(f"configs/{row}.py", [f"model.{override}"]).model, "model")
+
+
 @pytest.mark.parametrize("name", ["test_score_thresh", "test_nms_thresh"])
 @pytest.mark.parametrize("value", [-0.1, 2])
 def test_thresholds_are_from_0_to_1(name, value):
@@ -50,6 +91,14 @@ def test_what_is_counted_from_1_is_not_0(key):
     OmegaConf.update(train, key, 0)
     with pytest.raises(UserError, match=f"train.{key}=0: give 1 or more"):
         check_settings(train)
+
+
+def test_a_message_that_was_not_written_for_users_says_where_it_comes_from():
+    cfg = OmegaConf.create({"_target_": "statistics.NormalDist", "mu": 0.0, "sigma": None})
+    with pytest.raises(UserError, match=r"model: '<' not supported .* \(.*statistics.py, line \d+\)$"):
+        build(cfg, "model")
+    with pytest.raises(UserError, match="model: sigma must be non-negative$"):
+        build({**cfg, "sigma": -1.0}, "model")
 
 
 def test_a_device_that_is_not_there_is_an_error():

@@ -241,6 +241,12 @@ def test_other_pixel_statistics_are_an_error_that_names_what_to_set(tmp_path, me
     DenseCheckpointer(Detector()).load(save(state, tmp_path / "x.pth"))
 
 
+def test_a_file_of_another_detector_does_not_ask_for_its_pixel_settings(tmp_path):
+    state = {**Detector().state_dict(), "pixel_mean": torch.zeros(3), "neck.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match="does not fit Detector"):
+        DenseCheckpointer(Detector()).load(save(state, tmp_path / "x.pth"))
+
+
 def with_pixels(mean, order):
     model = Detector()
     model.pixel_mean.copy_(torch.tensor(mean).view(-1, 1, 1))

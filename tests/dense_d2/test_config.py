@@ -94,7 +94,8 @@ def test_yaml_builds_only_what_a_config_needs(tmp_path):
         ("train.max_iter=abc", "the value now is 10"),
         ("train.max_iter=1.5", "the value now is 10"),
         ("train.max_iter=1,2", "sweeps are not supported"),
-        ("train=true", "a DictConfig"),
+        ("train.max_iter=inf", "the value now is 10"),
+        ("train=true", "a section; set one of its keys, max_iter, output_dir"),
         ("--eval-only", "flags go before"),
     ],
 )
@@ -102,6 +103,21 @@ def test_values_of_another_kind_are_refused(row, override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(row, [override])
     assert load_config(row, ["train.max_iter=1e4"]).train.max_iter == 10000
+
+
+def test_null_does_not_stand_for_a_section(row):
+    for key in ("model", "train"):
+        with pytest.raises(ConfigError, match=f"'{key}=null': a section cannot be null"):
+            load_config(row, [f"{key}=null"])
+    for key in ("model.device", "train.max_iter", "train.output_dir", "model.in_features"):
+        assert OmegaConf.select(load_config(row, [f"{key}=null"]), key) is None
+    nano = "configs/yolox/yolox_nano.py"  # an argument whose default is null, though it is a section there
+    assert load_config(nano, ["dataloader.train.multi_scale=null"]).dataloader.train.multi_scale is None
+
+
+def test_an_override_that_cuts_what_others_follow_is_refused():
+    with pytest.raises(ConfigError, match="dataloader.train.multi_scale.first follows .*composition.input_size"):
+        load_config("configs/asff/asff_thin_bccd.py", ["dataloader.train.composition=null"])
 
 
 def test_two_whole_numbers_stand_for_a_side(row):

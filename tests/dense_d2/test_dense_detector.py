@@ -1,5 +1,8 @@
+import re
+
 from dense_d2.modeling.dense_detector import DenseDetector, log_scalar, select_candidates, select_detections
 
+import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
@@ -32,6 +35,12 @@ def detector(**kwargs):
             **kwargs,
         }
     )
+
+
+@pytest.mark.parametrize("names", [["p3", "p4"], [], "p3"])
+def test_features_that_the_backbone_does_not_give_are_refused(names):
+    with pytest.raises(ValueError, match=re.escape(f"head_in_features is {names}, but the backbone gives ['p3']")):
+        detector(head_in_features=names)
 
 
 def test_padding_is_the_mean_colour():

@@ -14,6 +14,7 @@ from detectron2.data.transforms import AugInput
         ((640, 427), (800, 1333), (1199, 800)),
         ((300, 640), (800, 1333), (625, 1333)),  # 624.84: the long edge decides
         ((480, 640), (1400, 750), (750, 1000)),  # drawn the wrong way round: the limits change roles
+        ((1, 4000), (800, 1333), (1, 1333)),
         ((1000, 1000), (500, 2100), (500, 500)),
     ],
 )

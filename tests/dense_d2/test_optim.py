@@ -95,5 +95,11 @@ def test_schedule_of_asff_changes_once_an_epoch():
 
 
 def test_a_schedule_without_room_is_an_error():
-    with pytest.raises(UserError, match="warmup_iters"):
+    with pytest.raises(UserError, match="Lower lr_multiplier.warmup_iters, flat_iters, or"):
         WarmupCosine(max_iter=100, warmup_iters=60, flat_iters=40)
+    with pytest.raises(UserError, match="Lower lr_multiplier.warmup_iters, cosine_from, flat_iters, or"):
+        WarmupCosine(max_iter=100, warmup_iters=10, cosine_from=200)
+    with pytest.raises(ValueError, match="step_iters is 0"):
+        WarmupCosine(max_iter=100, step_iters=0)
+    with pytest.raises(ValueError, match="cycle_iters is 0"):
+        CosineCycles(max_iter=100, cycle_iters=0)

@@ -287,9 +287,8 @@ def test_what_does_not_fit_together_is_an_error():
     for half in (dict(head=tiny_head(selector=True)), dict(select_assigner=SimOTA())):
         with pytest.raises(ValueError, match="selector"):
             tiny_yolox(**half)
-    for names in (["p3", "p4"], ["p3", "p4", "p6"]):
-        with pytest.raises(ValueError, match=re.escape(f"head_in_features is {names} of {{'p3': 8, ")):
-            tiny_yolox(head_in_features=names)
+    with pytest.raises(ValueError, match=re.escape("head_in_features is ['p3', 'p4'] of {'p3': 8, ")):
+        tiny_yolox(head_in_features=["p3", "p4"])
     for probability in (0, 1):
         with pytest.raises(ValueError, match=f"prior_prob is {probability};"):
             tiny_head(prior_prob=probability)
