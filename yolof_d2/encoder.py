@@ -61,6 +61,7 @@ class DilatedEncoder(nn.Module):
             activation: "ReLU" or "LeakyReLU".
         """
         super().__init__()
+        self.in_channels = in_channels
         self.lateral_conv = nn.Conv2d(in_channels, channels, kernel_size=1)
         self.lateral_norm = make_norm(norm, channels)
         self.fpn_conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)

@@ -96,10 +96,10 @@ class YOLOF(DenseDetector):
             )
         self.require_strides(anchor_generator.strides, "anchor_generator.strides")
         found = backbone.output_shape()[self.head_in_features[0]].channels
-        if found != head.encoder.lateral_conv.in_channels:
+        if found != head.encoder.in_channels:
             raise ValueError(
                 f"{self.head_in_features[0]} has {found} channels, but head.encoder.in_channels is "
-                f"{head.encoder.lateral_conv.in_channels}; make them equal"
+                f"{head.encoder.in_channels}; make them equal"
             )
         self.anchor_generator = anchor_generator
         self.box2box_transform = box2box_transform
