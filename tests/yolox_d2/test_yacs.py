@@ -58,7 +58,7 @@ def test_yaml_that_names_other_maps_is_refused():
     for names in (["p3", "p4", "p6"], ["dark3"]):
         yaml.MODEL.YOLOX.IN_FEATURES = names
         with torch.device("meta"), pytest.raises(
-            ValueError, match=re.escape(f"head_in_features is {names} of {{'p3': 128")
+            ValueError, match=re.escape(f"head_in_features is {names}, but the backbone gives")
         ):
             YOLOX(yaml)
 
