@@ -10,7 +10,7 @@ are XYXY in pixels of the network input.
 
 from functools import partial
 
-from dense_d2.modeling.dense_detector import DenseDetector, log_scalar
+from dense_d2.modeling.dense_detector import DenseDetector, feature_shapes, log_scalar
 from dense_d2.modeling.dense_prediction import DenseLabels, DensePrediction
 from dense_d2.modeling.losses import iou_loss as box_iou_loss
 
@@ -111,14 +111,12 @@ class ASFF(DenseDetector):
     def from_config(cls, cfg):
         asff = cfg.MODEL.ASFF
         backbone = build_backbone(cfg)
-        shapes = backbone.output_shape()
-        anchors = Anchors(
-            priors=asff.ANCHORS, strides=[shapes[name].stride for name in asff.IN_FEATURES], free_slot=asff.FREE_SLOT
-        )
+        shapes = feature_shapes(backbone, asff.IN_FEATURES)
+        anchors = Anchors(priors=asff.ANCHORS, strides=[shape.stride for shape in shapes], free_slot=asff.FREE_SLOT)
         return {
             "backbone": backbone,
             "head": GuidedYOLOHead(
-                in_channels=[shapes[name].channels for name in asff.IN_FEATURES],
+                in_channels=[shape.channels for shape in shapes],
                 num_classes=asff.NUM_CLASSES,
                 num_priors=anchors.num_priors,
                 free_slot=asff.FREE_SLOT,

@@ -8,7 +8,13 @@ Shapes: N images, R locations over all levels, K classes, M ground-truth boxes o
 (left, top, right, bottom), both in pixels of the network input.
 """
 
-from dense_d2.modeling.dense_detector import DenseDetector, log_scalar, mean_over_ranks, select_detections
+from dense_d2.modeling.dense_detector import (
+    DenseDetector,
+    feature_shapes,
+    log_scalar,
+    mean_over_ranks,
+    select_detections,
+)
 from dense_d2.modeling.dense_prediction import DenseLabels, DensePrediction
 from dense_d2.modeling.losses import giou_loss
 
@@ -100,7 +106,7 @@ class VFNet(DenseDetector):
     def from_config(cls, cfg):
         vfnet = cfg.MODEL.VFNET
         backbone = build_backbone(cfg)
-        shapes = [backbone.output_shape()[name] for name in vfnet.IN_FEATURES]
+        shapes = feature_shapes(backbone, vfnet.IN_FEATURES)
         return {
             "backbone": backbone,
             "head": VFNetHead(

@@ -8,6 +8,7 @@ image, P (anchor, ground-truth box) pairs of the batch. Boxes are XYXY in pixels
 
 from dense_d2.modeling.dense_detector import (
     DenseDetector,
+    feature_shapes,
     log_scalar,
     mean_over_ranks,
     select_candidates,
@@ -95,7 +96,7 @@ class YOLOF(DenseDetector):
                 "set the first and link the second to it"
             )
         self.require_strides(anchor_generator.strides, "anchor_generator.strides")
-        found = backbone.output_shape()[self.head_in_features[0]].channels
+        found = feature_shapes(backbone, self.head_in_features)[0].channels
         if found != head.encoder.in_channels:
             raise ValueError(
                 f"{self.head_in_features[0]} has {found} channels, but head.encoder.in_channels is "
@@ -113,7 +114,7 @@ class YOLOF(DenseDetector):
     def from_config(cls, cfg):
         yolof = cfg.MODEL.YOLOF
         backbone = build_backbone(cfg)
-        level = backbone.output_shape()[yolof.ENCODER.BACKBONE_LEVEL]
+        (level,) = feature_shapes(backbone, [yolof.ENCODER.BACKBONE_LEVEL])
         anchor_generator = build_anchor_generator(cfg, [level])
         return {
             "backbone": backbone,

@@ -8,7 +8,7 @@ classes, M the most ground-truth boxes of an image, P positives of the batch. Bo
 
 import math
 
-from dense_d2.modeling.dense_detector import DenseDetector, log_scalar
+from dense_d2.modeling.dense_detector import DenseDetector, feature_shapes, log_scalar
 from dense_d2.modeling.losses import iou_loss
 
 import torch
@@ -115,24 +115,24 @@ class YOLOX(DenseAnswers, DenseDetector):
         self.use_l1 = use_l1
         self.box_loss_weight, self.select_loss_weight = box_loss_weight, select_loss_weight
         self.class_agnostic_nms = class_agnostic_nms
-        shapes = backbone.output_shape()
-        found = {name: shape.channels for name, shape in shapes.items()}
-        if [found[name] for name in head_in_features] != head.in_channels:
+        shapes = feature_shapes(backbone, head_in_features)
+        if [shape.channels for shape in shapes] != head.in_channels:
+            found = {name: shape.channels for name, shape in backbone.output_shape().items()}
             raise ValueError(
                 f"head_in_features is {list(head_in_features)} of {found}; the head takes maps of {head.in_channels} channels"
             )
-        self.strides = [shapes[name].stride for name in head_in_features]
+        self.strides = [shape.stride for shape in shapes]
         self._priors = {}
 
     @classmethod
     def from_config(cls, cfg):
         yolox = cfg.MODEL.YOLOX
         backbone = build_backbone(cfg)
-        shapes = backbone.output_shape()
+        shapes = feature_shapes(backbone, yolox.IN_FEATURES)
         return {
             "backbone": backbone,
             "head": YOLOXHead(
-                in_channels=[shapes[name].channels for name in yolox.IN_FEATURES if name in shapes],  # refused below
+                in_channels=[shape.channels for shape in shapes],
                 channels=4 * int(64 * yolox.WIDTH),
                 num_classes=yolox.NUM_CLASSES,
                 depthwise=yolox.DEPTHWISE,

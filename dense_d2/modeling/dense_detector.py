@@ -21,9 +21,17 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-__all__ = ["DenseDetector", "log_scalar", "mean_over_ranks", "select_candidates", "select_detections"]
+__all__ = ["DenseDetector", "feature_shapes", "log_scalar", "mean_over_ranks", "select_candidates", "select_detections"]
 
 LOG_PERIOD = 20  # of Detectron2's writers, which look at the storage every 20 iterations
+
+
+def feature_shapes(backbone, names):
+    """ShapeSpecs of the maps that a head takes, in order. Raises ValueError for no names, or one the backbone has not."""
+    shapes = backbone.output_shape()
+    if not names or not set(names) <= set(shapes):
+        raise ValueError(f"head_in_features is {names}, but the backbone gives {list(shapes)}; list names of these")
+    return [shapes[name] for name in names]
 
 
 class DenseDetector(_DenseDetector):
@@ -88,7 +96,8 @@ class DenseDetector(_DenseDetector):
                 f"pixel_mean is {list(pixel_mean)} and pixel_std {list(pixel_std)}; give one number a channel, to the "
                 "latter above 0"
             )
-        self._check_features(backbone, head_in_features)
+        if head_in_features is not None:
+            feature_shapes(backbone, head_in_features)
         super().__init__(
             fold_frozen_norms(backbone),
             head,
@@ -106,16 +115,9 @@ class DenseDetector(_DenseDetector):
         self.clip_boxes = clip_boxes
         self.channels_last = channels_last
 
-    @staticmethod
-    def _check_features(backbone, names):
-        found = list(backbone.output_shape())
-        if names is not None and not (names and set(names) <= set(found)):
-            raise ValueError(f"head_in_features is {names}, but the backbone gives {found}; list names of these")
-
     def require_strides(self, strides, setting):
         """Raises ValueError unless the maps that the head takes have these strides. Args: setting, their name in a config."""
-        shapes = self.backbone.output_shape()
-        found = [shapes[name].stride for name in self.head_in_features]
+        found = [shape.stride for shape in feature_shapes(self.backbone, self.head_in_features)]
         if found != list(strides):
             raise ValueError(
                 f"head_in_features is {self.head_in_features} with strides {found}, but {setting} is {list(strides)}; make "

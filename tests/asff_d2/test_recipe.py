@@ -6,6 +6,7 @@ import os
 from asff_d2 import add_asff_config
 from asff_d2.conv import init_convs
 from asff_d2.drop_block import DropBlock
+from tests.yacs import load_yaml, settings
 
 import pytest
 import torch
@@ -23,9 +24,7 @@ def load(row):
 
 def test_yaml_builds_the_same_model_and_touches_no_global():
     before = get_cfg()
-    cfg = get_cfg()
-    add_asff_config(cfg)
-    cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/asff.yaml"))
+    cfg = load_yaml(add_asff_config, "asff")
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model, lazy = build_model(cfg), instantiate(load("asff_darknet53_asff").model)
@@ -42,9 +41,6 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
     assert given.anchors.priors == cfg.MODEL.ASFF.ANCHORS
     shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (model, lazy)]
     assert shapes[0] == shapes[1]
-
-    def settings(m):
-        return {k: v for k, v in vars(m).items() if isinstance(v, (int, float, str, list)) and not k.startswith("_")}
 
     assert settings(model) == settings(lazy) and "ignore_thresh" in settings(lazy)
     assert settings(model.anchors) == settings(lazy.anchors)

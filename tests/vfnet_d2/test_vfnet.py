@@ -2,6 +2,7 @@ import os
 
 from dense_d2.config import load_config
 from tests.vfnet_d2.tiny import make_grid, tiny_head, tiny_vfnet
+from tests.yacs import load_yaml, settings
 from tests.yolof_d2.tiny import batch, instances
 from vfnet_d2 import add_vfnet_config, vfnet
 from vfnet_d2.atss import ATSSAssigner
@@ -27,9 +28,7 @@ RAW = dict(star_conv=False, refine=False)
 
 def test_yaml_builds_the_same_model_and_touches_no_global():
     before = get_cfg()
-    cfg = get_cfg()
-    add_vfnet_config(cfg)
-    cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/vfnet.yaml"))
+    cfg = load_yaml(add_vfnet_config, "vfnet")
     cfg.MODEL.DEVICE = "meta"
     row = load_config(os.path.join(ROOT, "configs/vfnet/vfnet_r50_1x.py"))
     with torch.device("meta"):
@@ -39,9 +38,6 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
     assert shapes[0] == shapes[1]
     trained = [{name for name, p in m.named_parameters() if p.requires_grad} for m in (model, lazy)]
     assert trained[0] == trained[1]
-
-    def settings(m):
-        return {k: v for k, v in vars(m).items() if isinstance(v, (int, float, str, list)) and not k.startswith("_")}
 
     assert settings(model) == settings(lazy) and "box_loss_weight" in settings(lazy)
     assert settings(model.head) == settings(lazy.head) and settings(lazy.head)["gradient_mul"] == 0.1

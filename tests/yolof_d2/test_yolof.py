@@ -2,6 +2,7 @@ import copy
 import os
 
 import dense_d2.modeling.dense_detector as dense_detector
+from tests.yacs import load_yaml, settings
 from tests.yolof_d2.tiny import SIZES, TinyBackbone, batch, tiny_yolof
 from yolof_d2 import add_yolof_config
 from yolof_d2.decoder import YOLOFDecoder
@@ -89,9 +90,6 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
         name for name, p in lazy.named_parameters() if not p.requires_grad
     ]
 
-    def settings(m):
-        return {k: v for k, v in vars(m).items() if isinstance(v, (int, float, str, list)) and not k.startswith("_")}
-
     assert settings(model) == settings(lazy) and "neg_ignore_thresh" in settings(lazy)
     assert model.matcher.topk == lazy.matcher.topk
     assert vars(model.box2box_transform) == vars(lazy.box2box_transform)
@@ -100,9 +98,7 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
 
 
 def test_every_yacs_key_reaches_the_model():
-    cfg = get_cfg()
-    add_yolof_config(cfg)
-    cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/yolof.yaml"))
+    cfg = load_yaml(add_yolof_config, "yolof")
     yolof, cfg.MODEL.DEVICE = cfg.MODEL.YOLOF, "meta"
     yolof.ENCODER.update(NUM_CHANNELS=64, BLOCK_MID_CHANNELS=32, NUM_RESIDUAL_BLOCKS=2, BLOCK_DILATIONS=[1, 3])
     yolof.ENCODER.update(SHORTCUT=False, NORM="GN", ACTIVATION="LeakyReLU")

@@ -1,14 +1,12 @@
 """YOLOX from a yacs config, against the rows."""
 
 import os
-import re
 
+from tests.yacs import load_yaml, settings
 from tests.yolox_d2.tiny import tiny_yolox
 from yolox_d2 import add_yolox_config
 from yolox_d2.cspdarknet import DepthwiseBlock
-from yolox_d2.yolox import YOLOX
 
-import pytest
 import torch
 from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
@@ -19,18 +17,13 @@ ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 
 def test_yaml_builds_the_same_model_and_touches_no_global():
     before = get_cfg()
-    cfg = get_cfg()
-    add_yolox_config(cfg)
-    cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
+    cfg = load_yaml(add_yolox_config, "yolox")
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model = build_model(cfg)
         lazy = instantiate(LazyConfig.load(os.path.join(ROOT, "configs/yolox/yolox_s.py")).model)
     shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (model, lazy)]
     assert shapes[0] == shapes[1] and str(model) == str(lazy)
-
-    def settings(m):
-        return {k: v for k, v in vars(m).items() if isinstance(v, (int, float, str, list)) and not k.startswith("_")}
 
     # the row says all of them, so this is what the arguments' own values are held to
     assert settings(model) == settings(lazy) == settings(tiny_yolox(80)) and "box_loss_weight" in settings(lazy)
@@ -41,9 +34,7 @@ def test_yaml_builds_the_same_model_and_touches_no_global():
 def test_any_width_fits_backbone_and_head():
     cfg = LazyConfig.load(os.path.join(ROOT, "configs/yolox/yolox_s.py")).model
     cfg.backbone.bottom_up.width = 0.35  # 22 units of 64: 88 channels, where 256 * 0.35 is 89
-    yaml = get_cfg()
-    add_yolox_config(yaml)
-    yaml.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
+    yaml = load_yaml(add_yolox_config, "yolox")
     yaml.MODEL.DEVICE, yaml.MODEL.YOLOX.WIDTH = "meta", 0.35
     with torch.device("meta"):
         for model in (instantiate(cfg), build_model(yaml)):
@@ -51,22 +42,8 @@ def test_any_width_fits_backbone_and_head():
             assert {tower[0].conv.out_channels for tower in model.head.cls_convs} == {88}
 
 
-def test_yaml_that_names_other_maps_is_refused():
-    yaml = get_cfg()
-    add_yolox_config(yaml)
-    yaml.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
-    for names in (["p3", "p4", "p6"], ["dark3"]):
-        yaml.MODEL.YOLOX.IN_FEATURES = names
-        with torch.device("meta"), pytest.raises(
-            ValueError, match=re.escape(f"head_in_features is {names}, but the backbone gives")
-        ):
-            YOLOX(yaml)
-
-
 def test_every_key_reaches_the_model():
-    cfg = get_cfg()
-    add_yolox_config(cfg)
-    cfg.merge_from_file(os.path.join(ROOT, "configs/yacs/yolox.yaml"))
+    cfg = load_yaml(add_yolox_config, "yolox")
     cfg.MODEL.DEVICE, cfg.INPUT.FORMAT, cfg.TEST.DETECTIONS_PER_IMAGE = "cpu", "RGB", 7
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
     cfg.MODEL.YOLOX.update(DEPTH=0.67, WIDTH=0.125, DEPTHWISE=True, ACTIVATION="ReLU", NUM_CLASSES=2, CENTER_RADIUS=2.5)
