@@ -129,9 +129,10 @@ def _test_size(cfg):
     """(height, width) of the images that a row tests on; COCO's most usual where they keep their aspect ratio."""
     if isinstance(cfg, CfgNode):
         short, long = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        return (short, short) if short == long else (800, 1088)
-    augmentations = cfg.dataloader.test.mapper.augmentations
-    sizes = [augmentation.size for augmentation in augmentations if "size" in augmentation]
+        sizes = [short] if short == long else []
+    else:
+        augmentations = cfg.dataloader.test.mapper.augmentations
+        sizes = [augmentation.size for augmentation in augmentations if "size" in augmentation]
     size = sizes[-1] if sizes else (800, 1088)
     return (size, size) if isinstance(size, int) else tuple(size)
 

@@ -55,8 +55,8 @@ class CopyPaste:
         partner = draw_partner(draw, self.max_draws, lambda p: any(map(usable_mask, p.masks or ())))
         if partner is None:
             return picture
-        chosen = np.random.uniform(size=len(partner.boxes)) < self.instance_prob
-        chosen &= np.array([bool(usable_mask(mask)) for mask in partner.masks])
+        drawn = np.random.uniform(size=len(partner.boxes)) < self.instance_prob
+        chosen = np.array([bool(wanted and usable_mask(mask)) for wanted, mask in zip(drawn, partner.masks)])
         return self.paste(picture, partner.select(chosen), size, placement)
 
     def paste(self, picture, partner, size, placement):

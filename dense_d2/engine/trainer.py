@@ -62,8 +62,8 @@ class LazyTrainer(SavesOptimizer, DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         refuse_used_folder(cfg.train.output_dir, resume)
         check_before_training(cfg)
-        for part in (self.build_test_loader, self.build_evaluator):
-            part(cfg)  # what does not fit is an error now, not hours later
+        self.build_test_loader(cfg)  # what does not fit is an error now, not hours later
+        self.build_evaluator(cfg)
         model = self.build_model(cfg)
         build_tta(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
