@@ -18,7 +18,7 @@ ADD = {"yolof": add_yolof_config, "yolox": add_yolox_config, "vfnet": add_vfnet_
 HEAD = "head_in_features is {}, but the backbone gives"
 CASES = [
     *[("vfnet", names, HEAD) for names in (["p3", "p4", "q6"], ["dark3"])],
-    *[("yolox", names, HEAD) for names in (["p3", "p4", "p6"], ["dark3"])],
+    *[("yolox", names, HEAD) for names in (["p3", "p4", "p6"], ["p3", "p4", "p5", "p6"], ["dark3"])],
     ("yolof", ["res9"], HEAD),
     ("asff", ["dark3"], "in_features names {}, but the bottom_up has"),  # its neck takes the same
 ]
