@@ -10,5 +10,5 @@ class UserError(ValueError):
 def require_positive(**arguments):
     """Raises ValueError for the first that is not above 0."""
     for name, value in arguments.items():
-        if not value > 0:
+        if value is None or not value > 0:
             raise ValueError(f"{name} is {value}; it must be above 0")

@@ -23,7 +23,7 @@ def toy_config(toy_coco, folder, *overrides):
     "override, message",
     [
         ("model.assigner.radius=-1", "model: radius is -1"),
-        ("model.assigner.radius=null", "model: .*not supported between"),
+        ("model.assigner.radius=null", "model: radius is None; it must be above 0$"),
         ("model.assigner._target_=yolox_d2.simota.SimOTTA", "model: .*'SimOTTA' is importable"),
         ("model.test_topk_candidates=0", "model: test_topk_candidates is 0 and .*at least 1"),
         ("model.max_detections_per_image=-1", "model: .*max_detections_per_image -1; give at least 1"),
